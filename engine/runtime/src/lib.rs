@@ -1,0 +1,2 @@
+//! Shards on pinned cores: mailboxes, disk work and the clock, over glommio.
+#![forbid(unsafe_code)]

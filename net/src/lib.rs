@@ -1,0 +1,1 @@
+//! The hub spoken over the wire, and the program that runs it.

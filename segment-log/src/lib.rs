@@ -1,0 +1,1 @@
+//! An append-only log of records in segments, acknowledged only when durable.
