@@ -19,8 +19,8 @@ pub const OUTPUT_PENDING_BYTES_MAX: usize = 256 * 1024;
 
 /// One connection's protocol.
 ///
-/// The caller's order for each turn: any number of `handle_*` calls, then it sends `output` and asks
-/// [`next_timeout_ms`](Binding::next_timeout_ms), [`wants_input`](Binding::wants_input) and
+/// The caller's order for each turn: any number of `handle_*` calls, [`handle_turn_end`](Binding::handle_turn_end), then it
+/// sends `output` and asks [`next_timeout_ms`](Binding::next_timeout_ms), [`wants_input`](Binding::wants_input) and
 /// [`is_finished`](Binding::is_finished). `output` is appended to, never read or cut.
 pub trait Binding: Send {
     /// Take plaintext that arrived. The machine advances `input` past what it has understood or keeps itself; what it
@@ -51,6 +51,10 @@ pub trait Binding: Send {
 
     /// The peer has taken what was pending: go on with what waited for [`Context::output_is_full`] to end.
     fn handle_output_drained(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>);
+
+    /// The turn ends: write what was gathered over its calls (one disposition for a run of answers). Called once per turn,
+    /// after the other `handle_*` calls and before `output` is sent.
+    fn handle_turn_end(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
 
     /// Whether more input is welcome. While it is not, nothing is read from the peer: its TCP window closes.
     fn wants_input(&self) -> bool;
@@ -114,6 +118,8 @@ pub struct HubInfo {
     pub partition_count: u16,
     /// When it was made, milliseconds since 1970.
     pub created_ms: u64,
+    /// How long after its expiry a token still counts, seconds, 0 to 300.
+    pub token_skew_s: u64,
     /// The administrator's token of this run; see [`HubInfo::is_administrator`].
     pub administration_token: SecretText,
 }
