@@ -1,0 +1,37 @@
+//! Limits, each with its unit, reason and source.
+
+/// Characters (all ASCII, so bytes) of a device id \[protocol.md 9\].
+pub const DEVICE_ID_BYTES_MAX: usize = 128;
+
+/// Shortest device or policy key, in bytes \[protocol.md 1.2\].
+pub const KEY_BYTES_MIN: usize = 16;
+
+/// Longest device or policy key, in bytes; also HMAC-SHA256's block, beyond which a key is hashed first
+/// \[protocol.md 1.2, RFC 2104 2\].
+pub const KEY_BYTES_MAX: usize = 64;
+
+/// Bytes of a key that the hub makes itself \[protocol.md 7.1\].
+pub const KEY_BYTES_GENERATED: usize = 32;
+
+/// Characters of a status reason \[protocol.md 7.1\].
+pub const STATUS_REASON_CHARS_MAX: usize = 128;
+
+/// Characters (ASCII) of a policy name \[protocol.md 1.2\].
+pub const POLICY_NAME_BYTES_MAX: usize = 64;
+
+/// Policies of one hub \[protocol.md 1.3\].
+pub const POLICY_COUNT_MAX: usize = 16;
+
+/// Characters (ASCII) of a consumer group's name \[protocol.md 9\].
+pub const GROUP_NAME_BYTES_MAX: usize = 50;
+
+/// Consumer groups of the hub, `$Default` among them \[protocol.md 9\].
+pub const GROUP_COUNT_MAX: usize = 20;
+
+/// Bytes of a SAS token's text. Real ones stay below 600; this leaves room for 128-character ids with every character
+/// escaped and long host names, and bounds what a peer can make us hash.
+pub const TOKEN_BYTES_MAX: usize = 4096;
+
+const _: () = assert!(KEY_BYTES_MIN <= KEY_BYTES_GENERATED && KEY_BYTES_GENERATED <= KEY_BYTES_MAX);
+const _: () = assert!(KEY_BYTES_MAX < 256, "a key's length is stored in one byte");
+const _: () = assert!(TOKEN_BYTES_MAX > 3 * (DEVICE_ID_BYTES_MAX + 256 + POLICY_NAME_BYTES_MAX));
