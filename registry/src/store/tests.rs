@@ -1,1 +1,558 @@
-//! Store tests.
+//! The store against a plain model, and its files against damage.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::credential::{DeviceKey, DeviceKeys};
+use crate::device::DeviceDraft;
+use crate::id::ETag;
+use crate::policy::builtin_policies;
+use crate::seal::DataKey;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn sealer() -> KeySealer {
+    KeySealer::new(&DataKey::from_bytes([1; 32]))
+}
+
+fn empty() -> Store {
+    Store::open(None, sealer()).unwrap().0
+}
+
+fn id(text: &str) -> DeviceId {
+    DeviceId::parse(text).unwrap()
+}
+
+fn keys(seed: u8) -> DeviceKeys {
+    let key = |offset: u8| DeviceKey::from_bytes(&[seed.wrapping_add(offset); 32]).unwrap();
+    DeviceKeys { primary: key(0), secondary: key(100) }
+}
+
+/// A source of chance that never repeats itself.
+fn counting() -> impl FnMut(&mut [u8]) {
+    let mut next = 0u64;
+    move |bytes| {
+        for chunk in bytes.chunks_mut(8) {
+            next += 1;
+            chunk.copy_from_slice(&next.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+fn create(store: &mut Store, text: &str) -> Device {
+    let change = store.plan_create(DeviceDraft::new(id(text)), NOW_MS, &mut counting()).unwrap();
+    store.apply(change);
+    store.device(&id(text)).unwrap().unwrap()
+}
+
+fn reopen(store: &mut Store) -> Store {
+    let bytes = store.snapshot_job(Vec::new()).run().unwrap();
+    Store::open(Some(Arc::new(bytes)), sealer()).unwrap().0
+}
+
+#[test]
+fn creating_generates_what_is_missing() {
+    let mut store = empty();
+    let made = create(&mut store, "a");
+    assert_eq!((made.keys_version, made.status, made.status_updated_ms), (1, DeviceStatus::Enabled, None));
+    assert_eq!(made.keys.primary.as_bytes().len(), 32);
+    assert_ne!(made.keys.primary, made.keys.secondary);
+
+    let draft = DeviceDraft { primary_key: Some(keys(5).primary), ..DeviceDraft::new(id("b")) };
+    let change = store.plan_create(draft, NOW_MS, &mut counting()).unwrap();
+    store.apply(change);
+    let half = store.device(&id("b")).unwrap().unwrap();
+    assert_eq!(half.keys.primary, keys(5).primary);
+    assert_ne!(half.keys.secondary, keys(5).primary);
+
+    let again = store.plan_create(DeviceDraft::new(id("a")), NOW_MS, &mut counting());
+    assert_eq!(again, Err(RegistryError::DeviceExists));
+    assert!(store.device(&id("A")).unwrap().is_none(), "ids are compared with case");
+}
+
+#[test]
+fn etags_guard_updates_and_deletes() {
+    let mut store = empty();
+    let made = create(&mut store, "a");
+    let disable = DeviceDraft { status: DeviceStatus::Disabled, ..DeviceDraft::new(id("a")) };
+    let stale = ETag(made.etag.0 + 1);
+    assert_eq!(store.plan_update(disable.clone(), Some(stale), 7), Err(RegistryError::PreconditionFailed));
+    assert_eq!(store.plan_delete(&id("a"), Some(stale)), Err(RegistryError::PreconditionFailed));
+    let change = store.plan_update(disable.clone(), Some(made.etag), 7).unwrap();
+    store.apply(change);
+
+    let disabled = store.device(&id("a")).unwrap().unwrap();
+    assert_ne!(disabled.etag, made.etag);
+    assert_eq!((disabled.generation, &disabled.keys), (made.generation, &made.keys));
+    assert_eq!((disabled.keys_version, disabled.status_updated_ms), (1, Some(7)));
+    assert_eq!(store.count(), DeviceCount { enabled: 0, disabled: 1 });
+    assert_eq!(
+        store.plan_update(disable.clone(), Some(made.etag), 8),
+        Err(RegistryError::PreconditionFailed)
+    );
+
+    let rekeyed = DeviceDraft { primary_key: Some(keys(3).primary), ..disable };
+    let change = store.plan_update(rekeyed, None, 9).unwrap();
+    store.apply(change);
+    let rekeyed = store.device(&id("a")).unwrap().unwrap();
+    assert_eq!((rekeyed.keys_version, rekeyed.status_updated_ms), (2, Some(7)));
+
+    let change = store.plan_delete(&id("a"), None).unwrap();
+    store.apply(change);
+    assert_eq!(store.plan_delete(&id("a"), None), Err(RegistryError::DeviceNotFound));
+    assert_eq!(store.plan_update(DeviceDraft::new(id("a")), None, 9), Err(RegistryError::DeviceNotFound));
+    assert_eq!(store.count(), DeviceCount::default());
+}
+
+#[test]
+fn generations_and_etags_never_come_back() {
+    let mut store = empty();
+    let first = create(&mut store, "a");
+    let change = store.plan_delete(&id("a"), None).unwrap();
+    store.apply(change);
+    let second = create(&mut store, "a");
+    assert!(second.generation > first.generation && second.etag.0 > first.etag.0);
+
+    // Neither after a restart from a snapshot that no longer holds the device, nor when the clock went back.
+    let change = store.plan_delete(&id("a"), None).unwrap();
+    store.apply(change);
+    let mut store = reopen(&mut store);
+    let change = store.plan_create(DeviceDraft::new(id("a")), 0, &mut counting()).unwrap();
+    store.apply(change);
+    let third = store.device(&id("a")).unwrap().unwrap();
+    assert!(third.generation > second.generation && third.etag.0 > second.etag.0);
+}
+
+#[test]
+fn reasons_have_128_characters() {
+    let store = empty();
+    let draft =
+        |reason: &str| DeviceDraft { status_reason: Some(reason.into()), ..DeviceDraft::new(id("a")) };
+    assert!(store.plan_create(draft(&"ä".repeat(128)), 0, &mut counting()).is_ok());
+    let refused = store.plan_create(draft(&"ä".repeat(129)), 0, &mut counting());
+    assert_eq!(refused, Err(RegistryError::InvalidReason { chars: 129, chars_max: 128 }));
+}
+
+#[test]
+fn consumer_groups_have_a_life_of_their_own() {
+    let mut store = empty();
+    assert_eq!(store.consumer_group("$DEFAULT").unwrap().id, ConsumerGroupId::DEFAULT);
+    assert_eq!(store.plan_create_group("$default", 1), Err(RegistryError::ConsumerGroupDefault));
+    assert_eq!(store.plan_delete_group("$Default"), Err(RegistryError::ConsumerGroupDefault));
+    assert_eq!(store.plan_delete_group("Stream"), Err(RegistryError::ConsumerGroupNotFound));
+
+    let change = store.plan_create_group("Stream", 1).unwrap();
+    store.apply(change);
+    let first = store.consumer_group("stream").unwrap().clone();
+    assert_eq!(first.name, "Stream");
+    assert_eq!(store.plan_create_group("STREAM", 1), Err(RegistryError::ConsumerGroupExists));
+    let change = store.plan_delete_group("stREAM").unwrap();
+    store.apply(change);
+
+    // Deleted, restarted, created again: another incarnation.
+    let mut store = reopen(&mut store);
+    assert!(store.consumer_group("stream").is_none());
+    let change = store.plan_create_group("stream", 2).unwrap();
+    store.apply(change);
+    assert_ne!(store.consumer_group("stream").unwrap().id, first.id);
+
+    for index in store.consumer_groups().len()..20 {
+        let change = store.plan_create_group(&format!("g{index}"), 3).unwrap();
+        store.apply(change);
+    }
+    let refused = store.plan_create_group("one-more", 3);
+    assert_eq!(refused, Err(RegistryError::ConsumerGroupsExhausted { count_max: 20 }));
+    let names = |store: &Store| store.consumer_groups().iter().map(|g| g.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&reopen(&mut store)), names(&store));
+}
+
+#[test]
+fn policies_survive_a_snapshot() {
+    let mut store = empty();
+    for policy in builtin_policies(&mut counting()) {
+        store.apply(Change::PutPolicy(policy));
+    }
+    let reopened = reopen(&mut store);
+    assert_eq!(reopened.policies(), store.policies());
+    assert_eq!(reopened.policy("service"), store.policy("service"));
+    assert!(store.policy("Service").is_none() && store.policy("iothubowner").is_some());
+}
+
+#[test]
+fn damage_anywhere_in_a_file_is_found_before_it_is_served() {
+    let mut store = empty();
+    for text in ["a", "b", "c"] {
+        create(&mut store, text);
+    }
+    let good = store.snapshot_job(b"marks".to_vec()).run().unwrap();
+    assert_eq!(Store::open(Some(Arc::new(good.clone())), sealer()).unwrap().1, b"marks");
+    for index in 0..good.len() {
+        for bit in [0, 7] {
+            let mut bad = good.clone();
+            bad[index] ^= 1 << bit;
+            assert!(Store::open(Some(Arc::new(bad)), sealer()).is_err(), "byte {index}, bit {bit}");
+        }
+    }
+    for end in 0..good.len() {
+        assert!(Store::open(Some(Arc::new(good[..end].to_vec())), sealer()).is_err(), "cut at {end}");
+    }
+    let other = KeySealer::new(&DataKey::from_bytes([2; 32]));
+    assert_eq!(Store::open(Some(Arc::new(good.clone())), other).err(), Some(SnapshotError::WrongDataKey));
+    let foreign = Store::open(Some(Arc::new(vec![0u8; 4096])), sealer()).err();
+    assert_eq!(foreign, Some(SnapshotError::NotASnapshot));
+}
+
+/// A file with right checksums but wrong contents, as only a faulty writer makes it.
+fn rewritten(mut file: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    change(&mut file);
+    let body = crc32fast::hash(&file[128..]);
+    file[24..28].copy_from_slice(&body.to_le_bytes());
+    file[12..16].fill(0);
+    let header = crc32fast::hash(&file[..128]);
+    file[12..16].copy_from_slice(&header.to_le_bytes());
+    file
+}
+
+#[test]
+fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
+    let mut store = empty();
+    for index in 0..20 {
+        create(&mut store, &format!("device-{index:02}"));
+    }
+    let good = store.snapshot_job(Vec::new()).run().unwrap();
+    let open = |file: Vec<u8>| Store::open(Some(Arc::new(file)), sealer());
+    assert!(open(rewritten(good.clone(), |_| ())).is_ok());
+    assert_eq!(
+        open(rewritten(good.clone(), |file| file[8] = 2)).err(),
+        Some(SnapshotError::Version { version: 2 })
+    );
+
+    // Whatever single byte is wrong: an error when opening or when reading, never a panic, never another device's keys.
+    let truth: Vec<Device> = store.devices_after(None, 100).unwrap();
+    for index in 128..good.len() {
+        let Ok((damaged, _)) = open(rewritten(good.clone(), |file| file[index] ^= 0x55)) else { continue };
+        let _ = damaged.devices_after(None, 100);
+        for device in &truth {
+            if let Ok(Some(found)) = damaged.device(&device.id) {
+                assert_eq!((&found.id, &found.keys), (&device.id, &device.keys), "byte {index}");
+            }
+        }
+    }
+    for at in (16..96).step_by(8) {
+        for value in [u64::MAX, 1 << 40, good.len() as u64 + 1] {
+            let bad = rewritten(good.clone(), |file| file[at..at + 8].copy_from_slice(&value.to_le_bytes()));
+            if let Ok((damaged, _)) = open(bad) {
+                let _ = damaged.devices_after(None, 100);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unaligned_file_is_served_all_the_same() {
+    struct Shifted(Vec<u8>, usize);
+    impl AsRef<[u8]> for Shifted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0[self.1..]
+        }
+    }
+    let mut store = empty();
+    let made = create(&mut store, "a");
+    let file = store.snapshot_job(Vec::new()).run().unwrap();
+    for shift in 0..16 {
+        let shifted = Shifted([vec![0; shift], file.clone()].concat(), shift);
+        let (store, _) = Store::open(Some(Arc::new(shifted)), sealer()).unwrap();
+        assert_eq!(store.device(&id("a")), Ok(Some(made.clone())));
+    }
+}
+
+#[test]
+fn keys_are_not_readable_in_a_file() {
+    let mut store = empty();
+    let key = DeviceKey::from_bytes(b"a key that could be found again").unwrap();
+    let draft = DeviceDraft {
+        primary_key: Some(key.clone()),
+        secondary_key: Some(key.clone()),
+        ..DeviceDraft::new(id("a"))
+    };
+    let change = store.plan_create(draft, NOW_MS, &mut counting()).unwrap();
+    store.apply(change);
+    let file = store.snapshot_job(Vec::new()).run().unwrap();
+    for secret in [key.as_bytes(), key.to_base64().as_bytes()] {
+        assert!(!file.windows(8).any(|window| window == &secret[..8]));
+    }
+}
+
+/// The size is small here; `REGISTRY_DEVICE_COUNT=1000000` in a release build shows the real one.
+#[test]
+fn opening_costs_nothing_per_device() {
+    let device_count = std::env::var("REGISTRY_DEVICE_COUNT")
+        .map_or(3000, |text| text.parse().expect("a number of devices"));
+    let mut store = empty();
+    for index in 0..device_count {
+        store.apply(Change::PutDevice(Box::new(Device {
+            id: id(&format!("device-{index:07}")),
+            generation: crate::GenerationId(index),
+            etag: ETag(index),
+            keys_version: 1,
+            keys: keys(index as u8),
+            status: DeviceStatus::Enabled,
+            status_reason: None,
+            status_updated_ms: None,
+        })));
+    }
+    let started = std::time::Instant::now();
+    let bytes = store.snapshot_job(Vec::new()).run().unwrap();
+    let (written, file_bytes) = (started.elapsed(), bytes.len());
+    let started = std::time::Instant::now();
+    let (opened, _) = Store::open(Some(Arc::new(bytes)), sealer()).unwrap();
+    let opening = started.elapsed();
+    let started = std::time::Instant::now();
+    for index in (0..device_count).step_by(device_count as usize / 1000) {
+        let found = opened.device(&id(&format!("device-{index:07}"))).unwrap().unwrap();
+        assert_eq!(found.keys, keys(index as u8));
+    }
+    let lookup = started.elapsed() / 1000;
+    println!(
+        "{device_count} devices, {file_bytes} bytes: written in {written:?}, opened in {opening:?}, found in {lookup:?}"
+    );
+    assert_eq!(opened.count().enabled, device_count);
+    assert_eq!(opened.changed_count(), 0, "nothing was built per device");
+    assert!(file_bytes as u64 <= 320 * device_count + 4096, "{file_bytes} bytes");
+    assert!(opening.as_millis() < 700, "{opening:?}");
+}
+
+/// One step of the property test; devices are named by a small number so that steps meet.
+#[derive(Clone, Debug)]
+enum Step {
+    Create { device: u8, seed: u8 },
+    Update { device: u8, seed: u8, disable: bool, rekey: bool, stale: bool },
+    Delete { device: u8, stale: bool },
+    CreateGroup { group: u8 },
+    DeleteGroup { group: u8 },
+    Page { after: u8, count_max: usize },
+    StartSnapshot,
+    FinishSnapshot { adopt: bool },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let device = 0..12u8;
+    prop_oneof![
+        4 => (device.clone(), any::<u8>()).prop_map(|(device, seed)| Step::Create { device, seed }),
+        4 => (device.clone(), any::<u8>(), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(device, seed, disable, rekey, stale)| Step::Update { device, seed, disable, rekey, stale }),
+        3 => (device.clone(), any::<bool>()).prop_map(|(device, stale)| Step::Delete { device, stale }),
+        1 => (0..3u8).prop_map(|group| Step::CreateGroup { group }),
+        1 => (0..3u8).prop_map(|group| Step::DeleteGroup { group }),
+        2 => (device, 0..6usize).prop_map(|(after, count_max)| Step::Page { after, count_max }),
+        2 => Just(Step::StartSnapshot),
+        2 => any::<bool>().prop_map(|adopt| Step::FinishSnapshot { adopt }),
+        2 => Just(Step::Reopen),
+    ]
+}
+
+/// A store with its journal and its last file, beside a map that says what it must hold.
+struct World {
+    store: Store,
+    file: Option<Arc<Vec<u8>>>,
+    /// Changes since `file`, in their stored form.
+    journal: Vec<Vec<u8>>,
+    /// A job that is running, and how much of the journal it covers.
+    job: Option<(SnapshotJob, usize)>,
+    devices: BTreeMap<DeviceId, Device>,
+    groups: BTreeMap<String, ConsumerGroup>,
+    generation: u64,
+    revision: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            store: empty(),
+            file: None,
+            journal: Vec::new(),
+            job: None,
+            devices: BTreeMap::new(),
+            groups: BTreeMap::from([("$default".to_owned(), ConsumerGroup::builtin())]),
+            generation: 0,
+            revision: 0,
+        }
+    }
+
+    fn journal(&mut self, change: Change) {
+        let mut bytes = Vec::new();
+        change.encode(&sealer(), &mut bytes);
+        self.journal.push(bytes);
+        self.store.apply(change);
+    }
+
+    fn put(&mut self, planned: Result<Change, RegistryError>, expected: Result<Device, RegistryError>) {
+        match (planned, expected) {
+            (Ok(Change::PutDevice(device)), Ok(expected)) => {
+                assert!(device.etag.0 > self.revision, "an etag came back");
+                self.revision = device.etag.0;
+                self.generation = self.generation.max(device.generation.0);
+                assert_eq!(*device, Device { etag: device.etag, generation: device.generation, ..expected });
+                self.devices.insert(device.id.clone(), (*device).clone());
+                self.journal(Change::PutDevice(device));
+            }
+            (planned, expected) => assert_eq!(planned.err(), expected.err()),
+        }
+    }
+
+    fn run(&mut self, step: Step) {
+        let name = |device: u8| id(&format!("d{device}"));
+        match step {
+            Step::Create { device, seed } => {
+                let wanted = keys(seed);
+                let draft = DeviceDraft {
+                    primary_key: Some(wanted.primary.clone()),
+                    secondary_key: Some(wanted.secondary.clone()),
+                    ..DeviceDraft::new(name(device))
+                };
+                let planned = self.store.plan_create(draft, u64::from(seed), &mut counting());
+                if let Ok(Change::PutDevice(device)) = &planned {
+                    assert!(device.generation.0 > self.generation, "a generation came back");
+                }
+                let expected = match self.devices.contains_key(&name(device)) {
+                    true => Err(RegistryError::DeviceExists),
+                    false => Ok(Device {
+                        id: name(device),
+                        generation: crate::GenerationId(0),
+                        etag: ETag(0),
+                        keys_version: 1,
+                        keys: wanted,
+                        status: DeviceStatus::Enabled,
+                        status_reason: None,
+                        status_updated_ms: None,
+                    }),
+                };
+                self.put(planned, expected);
+            }
+            Step::Update { device, seed, disable, rekey, stale } => {
+                let status = if disable { DeviceStatus::Disabled } else { DeviceStatus::Enabled };
+                let draft = DeviceDraft {
+                    primary_key: rekey.then(|| keys(seed).primary),
+                    status,
+                    status_reason: disable.then(|| format!("reason {seed}")),
+                    ..DeviceDraft::new(name(device))
+                };
+                let before = self.devices.get(&name(device)).cloned();
+                let if_match = stale.then_some(ETag(u64::MAX)).or(before.as_ref().map(|device| device.etag));
+                let planned = self.store.plan_update(draft.clone(), if_match, 77);
+                let expected = match before {
+                    None => Err(RegistryError::DeviceNotFound),
+                    Some(_) if stale => Err(RegistryError::PreconditionFailed),
+                    Some(before) => {
+                        let primary = draft.primary_key.unwrap_or(before.keys.primary.clone());
+                        let changed = primary != before.keys.primary;
+                        Ok(Device {
+                            keys: DeviceKeys { primary, secondary: before.keys.secondary.clone() },
+                            keys_version: before.keys_version + u64::from(changed),
+                            status_updated_ms: if status == before.status {
+                                before.status_updated_ms
+                            } else {
+                                Some(77)
+                            },
+                            status,
+                            status_reason: draft.status_reason,
+                            ..before
+                        })
+                    }
+                };
+                self.put(planned, expected);
+            }
+            Step::Delete { device, stale } => {
+                let planned = self.store.plan_delete(&name(device), stale.then_some(ETag(u64::MAX)));
+                match self.devices.contains_key(&name(device)) {
+                    false => assert_eq!(planned, Err(RegistryError::DeviceNotFound)),
+                    true if stale => assert_eq!(planned, Err(RegistryError::PreconditionFailed)),
+                    true => {
+                        self.devices.remove(&name(device));
+                        self.journal(planned.unwrap());
+                    }
+                }
+            }
+            Step::CreateGroup { group } => {
+                let text = format!("g{group}");
+                match self.store.plan_create_group(&text, 5) {
+                    Ok(Change::PutConsumerGroup(made)) => {
+                        assert!(made.id.0 > self.revision);
+                        self.revision = made.id.0;
+                        assert!(self.groups.insert(text, made.clone()).is_none());
+                        self.journal(Change::PutConsumerGroup(made));
+                    }
+                    refused => assert_eq!(refused, Err(RegistryError::ConsumerGroupExists)),
+                }
+            }
+            Step::DeleteGroup { group } => {
+                let text = format!("G{group}");
+                match self.store.plan_delete_group(&text) {
+                    Ok(change) => {
+                        assert!(self.groups.remove(&text.to_lowercase()).is_some());
+                        self.journal(change);
+                    }
+                    refused => assert_eq!(refused, Err(RegistryError::ConsumerGroupNotFound)),
+                }
+            }
+            Step::Page { after, count_max } => {
+                let page = self.store.devices_after(Some(&name(after)), count_max).unwrap();
+                let behind = (std::ops::Bound::Excluded(name(after)), std::ops::Bound::Unbounded);
+                let expected: Vec<Device> =
+                    self.devices.range(behind).take(count_max).map(|(_, device)| device.clone()).collect();
+                assert_eq!(page, expected);
+            }
+            Step::StartSnapshot => {
+                self.job = Some((
+                    self.store.snapshot_job(self.journal.len().to_le_bytes().to_vec()),
+                    self.journal.len(),
+                ));
+            }
+            Step::FinishSnapshot { adopt } => {
+                let Some((job, covered)) = self.job.take() else { return };
+                let bytes = Arc::new(job.run().unwrap());
+                if adopt {
+                    drop(self.store.adopt(SnapshotFile::open(bytes.clone()).unwrap()));
+                }
+                self.file = Some(bytes);
+                self.journal.drain(..covered);
+            }
+            Step::Reopen => {
+                self.job = None;
+                let file = self.file.clone().map(|file| file as FileBytes);
+                self.store = Store::open(file, sealer()).unwrap().0;
+                for bytes in &self.journal {
+                    self.store.apply(Change::decode(bytes, &sealer()).unwrap());
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        for device in 0..12 {
+            let device = id(&format!("d{device}"));
+            assert_eq!(self.store.device(&device).unwrap().as_ref(), self.devices.get(&device));
+        }
+        let all: Vec<&Device> = self.devices.values().collect();
+        assert_eq!(self.store.devices_after(None, 100).unwrap().iter().collect::<Vec<_>>(), all);
+        let disabled = all.iter().filter(|device| device.status == DeviceStatus::Disabled).count() as u64;
+        assert_eq!(self.store.count(), DeviceCount { enabled: all.len() as u64 - disabled, disabled });
+        assert_eq!(self.store.consumer_groups(), self.groups.values().cloned().collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn store_and_model_agree(steps in prop::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        for step in steps {
+            world.run(step);
+            world.check();
+        }
+    }
+}
