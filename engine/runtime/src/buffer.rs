@@ -1,0 +1,70 @@
+//! Memory that a core's disk work writes from and reads into.
+
+use std::rc::Rc;
+
+use glommio::io::{DmaBuffer, ReadResult};
+use segment_log::storage::Buffer;
+
+/// Memory for direct I/O over the core's rings. It stays on its core.
+pub struct DmaBlock(Memory);
+
+enum Memory {
+    /// Allocated by the log, to be filled and written.
+    Write(Rc<DmaBuffer>),
+    /// Filled by a read.
+    Read(ReadResult),
+}
+
+impl DmaBlock {
+    /// What a read has filled; empty where the file ends.
+    pub(crate) fn from_read(read: ReadResult) -> Self {
+        Self(Memory::Read(read))
+    }
+
+    /// The first `bytes` bytes as glommio writes them: a whole buffer. It is the buffer itself where it has that length;
+    /// otherwise they are copied.
+    pub(crate) fn head(&self, bytes: usize) -> Rc<DmaBuffer> {
+        match &self.0 {
+            Memory::Write(buffer) if buffer.len() == bytes => Rc::clone(buffer),
+            _ => copy_of(&self.bytes()[..bytes]),
+        }
+    }
+}
+
+/// A new buffer with this content.
+pub(crate) fn copy_of(bytes: &[u8]) -> Rc<DmaBuffer> {
+    let mut buffer = glommio::allocate_dma_buffer_global(bytes.len());
+    buffer.as_bytes_mut().copy_from_slice(bytes);
+    Rc::new(buffer)
+}
+
+impl Buffer for DmaBlock {
+    fn allocate(bytes: usize) -> Self {
+        // Not from the ring's registered memory: the tail keeps its buffers for long, and that memory is small.
+        let mut buffer = glommio::allocate_dma_buffer_global(bytes);
+        buffer.as_bytes_mut().fill(0);
+        Self(Memory::Write(Rc::new(buffer)))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Write(buffer) => buffer.as_bytes(),
+            Memory::Read(read) => read,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Memory::Write(buffer) => {
+                Rc::get_mut(buffer).expect("a buffer is filled before it is written").as_bytes_mut()
+            }
+            Memory::Read(_) => panic!("what was read is not written to"),
+        }
+    }
+}
+
+impl std::fmt::Debug for DmaBlock {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "DmaBlock({} bytes)", self.bytes().len())
+    }
+}

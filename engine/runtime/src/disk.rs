@@ -1,0 +1,400 @@
+//! A log's directory over the core's rings: direct writes, syncs and reads by glommio, everything that may sleep on helper
+//! threads.
+//!
+//! Nothing that a running log asks for is done on the core's thread but handing it over. Each action is a task that ends
+//! with its answer, which is left for [`Storage::poll_done`] and rings the core's bell.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use glommio::GlommioError;
+use glommio::io::{DmaFile, OpenOptions};
+use segment_log::storage::directory::{self, Directory};
+use segment_log::storage::disk::{
+    AlignedBuffer, DiskConfig, DiskDirectory, DiskFile, DiskStorage, map_segment,
+};
+use segment_log::storage::{
+    BLOCK_BYTES, Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile,
+    SegmentNumber, Storage, StorageError, Window,
+};
+
+use crate::buffer::{DmaBlock, copy_of};
+use crate::helper::{Helpers, Lane};
+
+type Done = Result<Completed<DmaBlock>, StorageError>;
+
+/// What the disk work of one core has in common.
+#[derive(Clone)]
+pub(crate) struct DiskContext {
+    /// Threads for what may sleep.
+    pub(crate) helpers: Helpers,
+    /// Makes the core take its next turn.
+    pub(crate) ring: Rc<dyn Fn()>,
+    /// Actions whose answer is still to come.
+    pub(crate) in_flight_count: Rc<Cell<u32>>,
+}
+
+/// One log's directory, on the core that runs the log.
+pub struct DmaStorage(Rc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    /// Opening goes through it, and it holds the directory's lock.
+    disk: RefCell<DiskStorage>,
+    directory: DiskDirectory,
+    context: DiskContext,
+    files: RefCell<HashMap<SegmentNumber, SegmentHandle>>,
+    maps: RefCell<HashMap<SegmentNumber, MapEntry>>,
+    done: RefCell<VecDeque<LogDone<DmaBlock>>>,
+}
+
+/// The way to write to a segment.
+#[derive(Clone)]
+enum SegmentHandle {
+    /// Over the rings: O_DIRECT, or tmpfs, where glommio leaves that flag away.
+    Ring(Rc<DmaFile>),
+    /// A file system without direct I/O: through the page cache, on a helper thread.
+    Helper(Arc<Mutex<DiskFile>>),
+}
+
+#[derive(Default)]
+struct MapEntry {
+    map: Weak<Mapping>,
+    /// Loads that may be making a map right now.
+    loading_count: u32,
+}
+
+impl DmaStorage {
+    /// Open a directory, made if it is missing. What a crash left half made is removed. May block.
+    ///
+    /// # Errors
+    ///
+    /// As [`DiskStorage::open`].
+    pub(crate) fn open(path: &Path, config: DiskConfig, context: DiskContext) -> Result<Self, StorageError> {
+        let disk = DiskStorage::open(path, config)?;
+        let path =
+            std::path::absolute(path).map_err(|error| StorageError::from_io(Operation::Open, &error))?;
+        Ok(Self(Rc::new(Inner {
+            path,
+            directory: disk.directory().clone(),
+            disk: RefCell::new(disk),
+            context,
+            files: RefCell::default(),
+            maps: RefCell::default(),
+            done: RefCell::default(),
+        })))
+    }
+}
+
+impl Storage for DmaStorage {
+    type Buffer = DmaBlock;
+
+    fn list(&mut self) -> Result<Vec<SegmentFile>, StorageError> {
+        self.0.disk.borrow_mut().list()
+    }
+
+    fn read(
+        &mut self,
+        segment: SegmentNumber,
+        position: u64,
+        into: &mut [u8],
+    ) -> Result<usize, StorageError> {
+        self.0.disk.borrow_mut().read(segment, position, into)
+    }
+
+    fn read_file(&mut self, name: &str) -> Result<Option<FileBytes>, StorageError> {
+        self.0.disk.borrow_mut().read_file(name)
+    }
+
+    fn perform(&mut self, action: LogAction<DmaBlock>) -> Done {
+        let completed = self.0.disk.borrow_mut().perform(blocking(action))?;
+        Ok(match completed {
+            Completed::Unit => Completed::Unit,
+            Completed::Loaded(Window::Mapped(map, range)) => Completed::Loaded(Window::Mapped(map, range)),
+            Completed::Loaded(Window::Buffer(buffer, range)) => {
+                let mut block = DmaBlock::allocate(buffer.bytes().len());
+                block.bytes_mut().copy_from_slice(buffer.bytes());
+                Completed::Loaded(Window::Buffer(Rc::new(block), range))
+            }
+        })
+    }
+
+    fn submit(&mut self, action: LogAction<DmaBlock>) {
+        let inner = Rc::clone(&self.0);
+        let in_flight_count = &self.0.context.in_flight_count;
+        in_flight_count.set(in_flight_count.get() + 1);
+        glommio::spawn_local(async move {
+            let id = action.id();
+            let result = inner.carry_out(action).await;
+            inner.done.borrow_mut().push_back(LogDone { id, result });
+            let in_flight_count = &inner.context.in_flight_count;
+            in_flight_count.set(in_flight_count.get() - 1);
+            (inner.context.ring)();
+        })
+        .detach();
+    }
+
+    fn poll_done(&mut self) -> Option<LogDone<DmaBlock>> {
+        self.0.done.borrow_mut().pop_front()
+    }
+}
+
+impl Inner {
+    async fn carry_out(&self, action: LogAction<DmaBlock>) -> Done {
+        match action {
+            LogAction::Prepare { segment, bytes, header, .. } => {
+                self.prepare(segment, bytes, header.bytes().to_vec()).await?;
+            }
+            LogAction::Write { segment, position, buffer, bytes, .. } => {
+                self.write(segment, position, &buffer, bytes).await?;
+            }
+            LogAction::Sync { segment, .. } => self.sync(segment).await?,
+            LogAction::Seal { segment, file_bytes, footer, .. } => {
+                self.close(segment).await;
+                let mut directory = self.directory.clone();
+                let footer = footer.bytes().to_vec();
+                let seal = move || directory::seal(&mut directory, segment, file_bytes, &footer);
+                self.context.helpers.run(Lane::Quick, seal).await?;
+            }
+            LogAction::Load { segment, position, bytes, sealed: true, .. } => {
+                return self.load_sealed(segment, position, bytes).await.map(Completed::Loaded);
+            }
+            LogAction::Load { segment, position, bytes, sealed: false, .. } => {
+                return self.load_active(segment, position, bytes).await.map(Completed::Loaded);
+            }
+            LogAction::Remove { segment, .. } => {
+                self.close(segment).await;
+                let entry = self.maps.borrow_mut().remove(&segment).unwrap_or_default();
+                let recyclable = entry.loading_count == 0 && entry.map.strong_count() == 0;
+                let mut directory = self.directory.clone();
+                let remove = move || directory::remove(&mut directory, segment, recyclable);
+                self.context.helpers.run(Lane::Quick, remove).await?;
+            }
+            LogAction::Replace { name, bytes, .. } => {
+                let mut directory = self.directory.clone();
+                let replace = move || directory::replace(&mut directory, &name, &bytes);
+                self.context.helpers.run(Lane::Slow, replace).await?;
+            }
+        }
+        Ok(Completed::Unit)
+    }
+
+    async fn prepare(&self, segment: SegmentNumber, bytes: u64, header: Vec<u8>) -> Result<(), StorageError> {
+        let mut directory = self.directory.clone();
+        let prepare = move || directory::prepare(&mut directory, segment, bytes, &header);
+        self.context.helpers.run(Lane::Slow, prepare).await?;
+        // Opened ahead of the first write, which somebody waits for; that one says what is wrong, if anything is.
+        let _ = self.handle(segment).await;
+        Ok(())
+    }
+
+    /// The segment's open file, opened now if it has to be.
+    async fn handle(&self, segment: SegmentNumber) -> Result<SegmentHandle, StorageError> {
+        if let Some(handle) = self.files.borrow().get(&segment) {
+            return Ok(handle.clone());
+        }
+        let path = self.path.join(segment.file_name());
+        let handle = match OpenOptions::new().read(true).write(true).dma_open(&path).await {
+            Ok(file) => SegmentHandle::Ring(Rc::new(file)),
+            Err(error) if refuses_direct(&error) => self.helper_handle(segment).await?,
+            Err(error) => return Err(failed(Operation::Open, &error)),
+        };
+        // Another task may have opened it meanwhile; one of them is enough.
+        Ok(self.files.borrow_mut().entry(segment).or_insert(handle).clone())
+    }
+
+    async fn helper_handle(&self, segment: SegmentNumber) -> Result<SegmentHandle, StorageError> {
+        let mut directory = self.directory.clone();
+        let open = move || directory.open(&segment.file_name());
+        let file = self.context.helpers.run(Lane::Quick, open).await?;
+        Ok(SegmentHandle::Helper(Arc::new(Mutex::new(file))))
+    }
+
+    async fn close(&self, segment: SegmentNumber) {
+        let handle = self.files.borrow_mut().remove(&segment);
+        if let Some(SegmentHandle::Ring(file)) = handle {
+            // All writes are synced: what closing could tell is known.
+            let _ = file.close_rc().await;
+        }
+    }
+
+    async fn write(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        buffer: &DmaBlock,
+        bytes: usize,
+    ) -> Result<(), StorageError> {
+        let file = match self.handle(segment).await? {
+            SegmentHandle::Ring(file) => file,
+            SegmentHandle::Helper(file) => return self.write_by_helper(file, position, buffer, bytes).await,
+        };
+        let mut written = 0;
+        while written < bytes {
+            let rest =
+                if written == 0 { buffer.head(bytes) } else { copy_of(&buffer.bytes()[written..bytes]) };
+            match file.write_rc_at(rest, position + written as u64).await {
+                Ok(0) => return Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace }),
+                // What follows a short write must begin at a block again.
+                Ok(count) => {
+                    written += if written + count < bytes { count - count % BLOCK_BYTES } else { count }
+                }
+                Err(error) if refuses_direct(&error) => {
+                    let handle = self.helper_handle(segment).await?;
+                    self.files.borrow_mut().insert(segment, handle.clone());
+                    let SegmentHandle::Helper(file) = handle else { unreachable!("it was just made") };
+                    return self.write_by_helper(file, position, buffer, bytes).await;
+                }
+                Err(error) => return Err(failed(Operation::Write, &error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_by_helper(
+        &self,
+        file: Arc<Mutex<DiskFile>>,
+        position: u64,
+        buffer: &DmaBlock,
+        bytes: usize,
+    ) -> Result<(), StorageError> {
+        let mut directory = self.directory.clone();
+        let mut copy = AlignedBuffer::allocate(bytes);
+        copy.bytes_mut().copy_from_slice(&buffer.bytes()[..bytes]);
+        let write = move || {
+            let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+            directory.write(&file, position, copy.bytes())
+        };
+        self.context.helpers.run(Lane::Quick, write).await
+    }
+
+    async fn sync(&self, segment: SegmentNumber) -> Result<(), StorageError> {
+        match self.handle(segment).await? {
+            SegmentHandle::Ring(file) => {
+                file.fdatasync().await.map_err(|error| failed(Operation::Sync, &error))
+            }
+            SegmentHandle::Helper(file) => {
+                let mut directory = self.directory.clone();
+                let sync = move || directory.sync(&file.lock().unwrap_or_else(PoisonError::into_inner));
+                self.context.helpers.run(Lane::Quick, sync).await
+            }
+        }
+    }
+
+    /// Map the segment once, and bring the range into memory.
+    async fn load_sealed(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Window<DmaBlock>, StorageError> {
+        let known = {
+            let mut maps = self.maps.borrow_mut();
+            let entry = maps.entry(segment).or_default();
+            entry.loading_count += 1;
+            entry.map.upgrade()
+        };
+        let directory = self.directory.clone();
+        let load = move || {
+            let map = match known {
+                Some(map) => map,
+                None => map_segment(&directory, segment)?,
+            };
+            let start = usize::try_from(position).unwrap_or(usize::MAX).min(map.bytes().len());
+            let end = start.saturating_add(bytes).min(map.bytes().len());
+            map.populate(start..end)?;
+            Ok((map, start..end))
+        };
+        let loaded = self.context.helpers.run(Lane::Quick, load).await;
+        let mut maps = self.maps.borrow_mut();
+        // It is gone when the segment was removed meanwhile.
+        let Some(entry) = maps.get_mut(&segment) else {
+            return loaded.map(|(map, range)| Window::Mapped(map, range));
+        };
+        entry.loading_count -= 1;
+        let (map, range) = loaded?;
+        // Two loads may have made a map each: the first stays.
+        let map = entry.map.upgrade().filter(|known| range.end <= known.bytes().len()).unwrap_or(map);
+        entry.map = Arc::downgrade(&map);
+        Ok(Window::Mapped(map, range))
+    }
+
+    /// Read from a segment that is still written: never by a map.
+    async fn load_active(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Window<DmaBlock>, StorageError> {
+        if let SegmentHandle::Ring(file) = self.handle(segment).await? {
+            match file.read_at_aligned(position, bytes).await {
+                Ok(read) => {
+                    let filled = read.len().min(bytes);
+                    return Ok(Window::Buffer(Rc::new(DmaBlock::from_read(read)), 0..filled));
+                }
+                Err(error) if refuses_direct(&error) => {}
+                Err(error) => return Err(failed(Operation::Read, &error)),
+            }
+        }
+        let directory = self.directory.clone();
+        let read = move || {
+            let mut buffer = AlignedBuffer::allocate(bytes);
+            directory.read(segment, position, buffer.bytes_mut()).map(|filled| (buffer, filled))
+        };
+        let (buffer, filled) = self.context.helpers.run(Lane::Quick, read).await?;
+        let mut block = DmaBlock::allocate(bytes);
+        block.bytes_mut()[..filled].copy_from_slice(&buffer.bytes()[..filled]);
+        Ok(Window::Buffer(Rc::new(block), 0..filled))
+    }
+}
+
+/// The same action for the blocking form, its bytes copied.
+fn blocking(action: LogAction<DmaBlock>) -> LogAction<AlignedBuffer> {
+    fn copy(block: &DmaBlock) -> Rc<AlignedBuffer> {
+        let mut buffer = AlignedBuffer::allocate(block.bytes().len());
+        buffer.bytes_mut().copy_from_slice(block.bytes());
+        Rc::new(buffer)
+    }
+    match action {
+        LogAction::Prepare { id, segment, bytes, header } => {
+            LogAction::Prepare { id, segment, bytes, header: copy(&header) }
+        }
+        LogAction::Write { id, segment, position, buffer, bytes } => {
+            LogAction::Write { id, segment, position, buffer: copy(&buffer), bytes }
+        }
+        LogAction::Sync { id, segment } => LogAction::Sync { id, segment },
+        LogAction::Seal { id, segment, file_bytes, footer } => {
+            LogAction::Seal { id, segment, file_bytes, footer: copy(&footer) }
+        }
+        LogAction::Load { id, segment, position, bytes, sealed } => {
+            LogAction::Load { id, segment, position, bytes, sealed }
+        }
+        LogAction::Remove { id, segment } => LogAction::Remove { id, segment },
+        LogAction::Replace { id, name, bytes } => LogAction::Replace { id, name, bytes },
+    }
+}
+
+/// Whether the file system says that it has no direct I/O.
+fn refuses_direct(error: &GlommioError<()>) -> bool {
+    let (invalid, not_supported) = (22, 95);
+    io_error(error)
+        .and_then(std::io::Error::raw_os_error)
+        .is_some_and(|code| code == invalid || code == not_supported)
+}
+
+fn failed(operation: Operation, error: &GlommioError<()>) -> StorageError {
+    match io_error(error) {
+        Some(error) => StorageError::from_io(operation, error),
+        None => StorageError { operation, cause: Cause::Ended },
+    }
+}
+
+fn io_error(error: &GlommioError<()>) -> Option<&std::io::Error> {
+    match error {
+        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => Some(source),
+        _ => None,
+    }
+}

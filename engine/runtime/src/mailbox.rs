@@ -1,0 +1,277 @@
+//! The mailboxes between cores: one for each direction of each pair, bounded, crossed in batches.
+//!
+//! A core gathers what it has for another in an [`Outbox`] during its turn and hands it over at the end, under one short
+//! lock and with one ring of the other's bell. The taker takes all batches under one lock too, so neither side ever waits
+//! for the other's work.
+//!
+//! What is bounded, and how: a request that is answered takes a place in the answer's mailbox when it is sent and keeps it
+//! until the answer has arrived, so answers are never refused and two full mailboxes never wait for each other. The bytes
+//! of events and the number of requests without an answer are bounded while they lie in the mailbox. A refusal is
+//! [`Busy`]. Notices, ends of connections and waiting reads are not refused: there is at most one for each live session,
+//! connection and reader, and those have bounds of their own.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use engine::door::Busy;
+use engine::request::{
+    AppendView, Caller, ConnectionId, CoreId, EventSpan, EventView, Notice, Reply, Request, SessionId,
+};
+
+use crate::context::Call;
+use crate::limits::{
+    MAILBOX_BLOCK_BYTES_MAX, MAILBOX_BLOCK_KEPT_BYTES_MAX, MAILBOX_BYTES_MAX, MAILBOX_OUTSTANDING_MAX,
+    MAILBOX_UNANSWERED_MAX,
+};
+
+/// What crosses from one core to another.
+pub(crate) enum Item {
+    /// A request for a partition of the target.
+    Request(Caller, Request),
+    /// An append: its events are the next `event_count` spans of the batch.
+    Append {
+        /// Whom to answer.
+        caller: Caller,
+        /// The device that sends.
+        session: SessionId,
+        /// How many of the batch's spans, and so of its bytes, it takes.
+        event_count: u32,
+    },
+    /// An answer for a connection of the target.
+    Reply(Caller, Reply),
+    /// News for a connection of the target.
+    Notice(ConnectionId, Notice),
+    /// A connection of the sender has ended.
+    ConnectionClosed(ConnectionId),
+    /// Anything else.
+    Call(Call),
+}
+
+/// One turn's items from one core for another. Events' bytes lie in one block, in the order of their appends.
+#[derive(Default)]
+pub(crate) struct Batch {
+    items: Vec<Item>,
+    bytes: Vec<u8>,
+    spans: Vec<EventSpan>,
+    unanswered_count: u32,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.items.clear();
+        self.spans.clear();
+        self.bytes.clear();
+        self.unanswered_count = 0;
+        if self.bytes.capacity() > MAILBOX_BLOCK_KEPT_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Take the items out in order; an append is given with its bytes, where they lie.
+    pub(crate) fn take_each(&mut self, mut take: impl FnMut(Taken<'_>)) {
+        let mut spans = self.spans.iter();
+        let mut views = Vec::new();
+        for item in self.items.drain(..) {
+            match item {
+                Item::Append { caller, session, event_count } => {
+                    views.clear();
+                    views.extend(
+                        spans.by_ref().take(event_count as usize).map(|span| view(&self.bytes, span)),
+                    );
+                    take(Taken::Append(caller, AppendView { session, events: &views }));
+                }
+                item => take(Taken::Item(item)),
+            }
+        }
+    }
+}
+
+/// What comes out of a [`Batch`].
+pub(crate) enum Taken<'a> {
+    /// An append, borrowed from the batch's block.
+    Append(Caller, AppendView<'a>),
+    /// Anything but an append.
+    Item(Item),
+}
+
+fn view<'a>(bytes: &'a [u8], span: &EventSpan) -> EventView<'a> {
+    let (annotations, rest) = bytes[span.start as usize..].split_at(span.annotations_bytes as usize);
+    EventView {
+        annotations,
+        annotation_value_count: span.annotation_value_count,
+        message: &rest[..span.message_bytes as usize],
+    }
+}
+
+/// One direction between two cores.
+#[derive(Default)]
+struct Mailbox {
+    state: Mutex<MailboxState>,
+    /// Bytes of events in it, not taken yet.
+    bytes: AtomicUsize,
+    /// Requests without an answer in it, not taken yet.
+    unanswered_count: AtomicU32,
+}
+
+#[derive(Default)]
+struct MailboxState {
+    full: Vec<Batch>,
+    /// Emptied batches on their way back to the sender.
+    empty: Vec<Batch>,
+}
+
+impl Mailbox {
+    fn state(&self) -> MutexGuard<'_, MailboxState> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All mailboxes of a run, shared by its cores.
+pub(crate) struct Mailboxes {
+    core_count: usize,
+    /// By source, then target.
+    boxes: Vec<Mailbox>,
+}
+
+impl Mailboxes {
+    pub(crate) fn new(core_count: u16) -> Self {
+        let core_count = usize::from(core_count);
+        Self { core_count, boxes: (0..core_count * core_count).map(|_| Mailbox::default()).collect() }
+    }
+
+    fn between(&self, source: CoreId, target: CoreId) -> &Mailbox {
+        &self.boxes[usize::from(source.0) * self.core_count + usize::from(target.0)]
+    }
+
+    /// Take everything that `source` has sent to `target` so far, oldest first, into `batches` (empty before).
+    pub(crate) fn take(&self, source: CoreId, target: CoreId, batches: &mut Vec<Batch>) {
+        let mailbox = self.between(source, target);
+        std::mem::swap(&mut mailbox.state().full, batches);
+        let bytes = batches.iter().map(|batch| batch.bytes.len()).sum();
+        let unanswered_count = batches.iter().map(|batch| batch.unanswered_count).sum();
+        mailbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        mailbox.unanswered_count.fetch_sub(unanswered_count, Ordering::Relaxed);
+    }
+
+    /// Give emptied batches back, so that their memory is used again. Leaves `batches` empty.
+    pub(crate) fn give_back(&self, source: CoreId, target: CoreId, batches: &mut Vec<Batch>) {
+        batches.iter_mut().for_each(Batch::clear);
+        // Two are enough for a steady exchange: one being filled, one being emptied.
+        batches.truncate(2);
+        let mut state = self.between(source, target).state();
+        if state.empty.is_empty() {
+            std::mem::swap(&mut state.empty, batches);
+        }
+        drop(state);
+        batches.clear();
+    }
+}
+
+/// What a core has gathered for one other core, and its account of the mailbox there. Lives on the sender's core.
+pub(crate) struct Outbox {
+    source: CoreId,
+    target: CoreId,
+    batch: Batch,
+    /// Requests sent whose answers have not arrived: places taken in the mailbox back.
+    outstanding_count: u32,
+}
+
+impl Outbox {
+    pub(crate) fn new(source: CoreId, target: CoreId) -> Self {
+        Self { source, target, batch: Batch::default(), outstanding_count: 0 }
+    }
+
+    /// Take the place for an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: too many requests wait for answers of that core.
+    pub(crate) fn reserve_reply(&mut self) -> Result<(), Busy> {
+        if self.outstanding_count >= MAILBOX_OUTSTANDING_MAX {
+            return Err(Busy);
+        }
+        self.outstanding_count += 1;
+        Ok(())
+    }
+
+    /// Answers have arrived, or nobody waits for them any more.
+    pub(crate) fn release_replies(&mut self, count: u32) {
+        self.outstanding_count = self.outstanding_count.checked_sub(count).expect("each place was reserved");
+    }
+
+    /// Send something that needs no room of its own, or whose room is reserved.
+    pub(crate) fn push(&mut self, item: Item) {
+        self.batch.items.push(item);
+    }
+
+    /// Send something that is not answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`] and the item: the mailbox is full.
+    pub(crate) fn push_unanswered(&mut self, mailboxes: &Mailboxes, item: Item) -> Result<(), (Busy, Item)> {
+        let lying = mailboxes.between(self.source, self.target).unanswered_count.load(Ordering::Relaxed);
+        if lying + self.batch.unanswered_count >= MAILBOX_UNANSWERED_MAX {
+            return Err((Busy, item));
+        }
+        self.batch.unanswered_count += 1;
+        self.batch.items.push(item);
+        Ok(())
+    }
+
+    /// Send an append: its bytes are copied behind those of the turn's earlier ones. The place for the answer is reserved
+    /// by the caller.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: the bytes do not fit. An append that is larger than the mailbox goes alone.
+    pub(crate) fn push_append(
+        &mut self,
+        mailboxes: &Mailboxes,
+        caller: Caller,
+        append: AppendView<'_>,
+    ) -> Result<(), Busy> {
+        let lying = mailboxes.between(self.source, self.target).bytes.load(Ordering::Relaxed);
+        let before = lying + self.batch.bytes.len();
+        let bytes: usize =
+            append.events.iter().map(|event| event.annotations.len() + event.message.len()).sum();
+        let fits = before == 0 || before.saturating_add(bytes) <= MAILBOX_BYTES_MAX;
+        if !fits || bytes > MAILBOX_BLOCK_BYTES_MAX {
+            return Err(Busy);
+        }
+        let batch = &mut self.batch;
+        batch.bytes.reserve(bytes);
+        for event in append.events {
+            batch.spans.push(EventSpan {
+                start: narrow(batch.bytes.len()),
+                annotations_bytes: narrow(event.annotations.len()),
+                annotation_value_count: event.annotation_value_count,
+                message_bytes: narrow(event.message.len()),
+            });
+            batch.bytes.extend_from_slice(event.annotations);
+            batch.bytes.extend_from_slice(event.message);
+        }
+        let event_count = narrow(append.events.len());
+        batch.items.push(Item::Append { caller, session: append.session, event_count });
+        Ok(())
+    }
+
+    /// Hand over what was gathered. True: the target is to be woken.
+    pub(crate) fn flush(&mut self, mailboxes: &Mailboxes) -> bool {
+        if self.batch.items.is_empty() {
+            return false;
+        }
+        let mailbox = mailboxes.between(self.source, self.target);
+        mailbox.bytes.fetch_add(self.batch.bytes.len(), Ordering::Relaxed);
+        mailbox.unanswered_count.fetch_add(self.batch.unanswered_count, Ordering::Relaxed);
+        let mut state = mailbox.state();
+        let next = state.empty.pop().unwrap_or_default();
+        state.full.push(std::mem::replace(&mut self.batch, next));
+        true
+    }
+}
+
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).expect("a block is smaller than MAILBOX_BLOCK_BYTES_MAX")
+}
