@@ -1,0 +1,475 @@
+//! What `serve` is told: flags, a TOML file with the same keys, and defaults. Flags win over the file.
+//!
+//! ```toml
+//! # corehub serve --config /etc/corehub.toml
+//! data = "/var/lib/corehub"
+//! host = ["plant.example", "10.0.0.5"]
+//! bind = ["0.0.0.0"]
+//! retention-days = 3
+//! retention-bytes = "40GiB"
+//! ```
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Deserialize;
+
+use crate::certificate::Name;
+use crate::data_dir::DataKeySource;
+
+/// Most partitions a hub can have.
+pub const PARTITIONS_MAX: u16 = 32;
+
+/// Fewest partitions a hub gets by default: consumers scale by partition, and the number is fixed for ever.
+const PARTITIONS_DEFAULT_MIN: u16 = 4;
+
+/// What is wrong with the configuration; one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// What the parser said, in one line.
+        reason: String,
+    },
+    /// A value that cannot be.
+    #[error("{key}: {reason}")]
+    Value {
+        /// The key, as in the file; the flag has two dashes in front.
+        key: &'static str,
+        /// Why not.
+        reason: String,
+    },
+}
+
+fn value(key: &'static str, reason: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key, reason: reason.into() }
+}
+
+/// The settings of `serve`, as flags and as keys of the file. None: the default.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Directory of the hub's data; made at the first start
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// TOML file with any of these settings, named as the flags; flags win over it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// The hub's name, fixed at the first start [default: the first label of the first host, `hub` for an address]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Name or address by which clients reach the hub; repeatable, the first goes into connection strings
+    /// [default: localhost, this machine's name, hub.localhost]
+    #[arg(long, value_name = "NAME|IP")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub host: Vec<String>,
+    /// Address to listen on; repeatable [default: 127.0.0.1, and ::1 where IPv6 is on]
+    #[arg(long, value_name = "IP")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub bind: Vec<String>,
+    /// Port for AMQP over TLS [default: 5671]
+    #[arg(long, value_name = "PORT")]
+    pub amqps_port: Option<u16>,
+    /// Port for HTTPS [default: 443, or 8443 where 443 may not be bound]
+    #[arg(long, value_name = "PORT")]
+    pub https_port: Option<u16>,
+    /// Port for AMQP in the clear, on loopback alone: for Event Hubs clients with UseDevelopmentEmulator=true [default: off]
+    #[arg(long, value_name = "PORT")]
+    pub plain_amqp_port: Option<u16>,
+    /// Cores to run on; may change at any start [default: all]
+    #[arg(long, value_name = "N")]
+    pub cores: Option<u16>,
+    /// CPUs to pin the cores to, as 0,2,4-7, or `none` [default: none]
+    #[arg(long, value_name = "LIST|none")]
+    pub pin: Option<String>,
+    /// Partitions, 1 to 32, fixed at the first start [default: the larger of 4 and the cores, at most 32]
+    #[arg(long, value_name = "N")]
+    pub partitions: Option<u16>,
+    /// Days that events are kept, 1 to 7 [default: 7]
+    #[arg(long, value_name = "D")]
+    pub retention_days: Option<u32>,
+    /// Bytes of events that are kept, all partitions together, as 500MB or 40GiB
+    /// [default: no limit; a full disk refuses telemetry and never deletes early]
+    #[arg(long, value_name = "B")]
+    pub retention_bytes: Option<Bytes>,
+    /// Seconds that a token still counts after its expiry, 0 to 300 [default: 0]
+    #[arg(long, value_name = "S")]
+    pub token_skew_s: Option<u64>,
+    /// Most connections at a time, all cores together [default: what the limit of open files allows]
+    #[arg(long, value_name = "N")]
+    pub connections_max: Option<u32>,
+    /// File that holds the key for keys at rest: 32 bytes or their base64 text [default: keys/data.key in the data directory]
+    #[arg(long, value_name = "FILE", conflicts_with = "data_key_fd")]
+    pub data_key_file: Option<PathBuf>,
+    /// Open file descriptor to read that key from
+    #[arg(long, value_name = "FD")]
+    pub data_key_fd: Option<u32>,
+    /// What is logged on stderr: error, warn, info, debug, trace, or filters by module [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// A number of bytes with an optional unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl std::str::FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let unit: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1,
+            "kb" => 1_000,
+            "kib" => 1 << 10,
+            "mb" => 1_000_000,
+            "mib" => 1 << 20,
+            "gb" => 1_000_000_000,
+            "gib" => 1 << 30,
+            "tb" => 1_000_000_000_000,
+            "tib" => 1 << 40,
+            _ => return Err(format!("{text:?} is not a number of bytes such as 500MB or 40GiB")),
+        };
+        let number: u64 = number.parse().map_err(|_| format!("{text:?} does not begin with a number"))?;
+        number.checked_mul(unit).map(Bytes).ok_or_else(|| format!("{text:?} is too large"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Form {
+            Number(u64),
+            Text(String),
+        }
+        match Form::deserialize(deserializer)? {
+            Form::Number(number) => Ok(Bytes(number)),
+            Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match Form::deserialize(deserializer)? {
+        Form::One(one) => vec![one],
+        Form::Many(many) => many,
+    })
+}
+
+/// Which CPUs the cores are pinned to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// The scheduler decides.
+    None,
+    /// One CPU per core.
+    Cpus(Vec<usize>),
+}
+
+/// What `serve` runs with: checked, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory of the hub's data.
+    pub data: PathBuf,
+    /// What the hub is to be called, where that was said.
+    pub name: Option<String>,
+    /// By which names and addresses clients reach the hub: the one for connection strings first.
+    pub hosts: Vec<Name>,
+    /// Addresses to listen on.
+    pub bind: Vec<IpAddr>,
+    /// Port for AMQP over TLS.
+    pub amqps_port: u16,
+    /// Port for HTTPS; none: the default, 443 or else 8443.
+    pub https_port: Option<u16>,
+    /// Port for AMQP in the clear, where it is on.
+    pub plain_amqp_port: Option<u16>,
+    /// Cores to run on.
+    pub core_count: u16,
+    /// Where they run.
+    pub pin: Pin,
+    /// How many partitions the hub is to have, where that was said.
+    pub partitions: Option<u16>,
+    /// Days that events are kept.
+    pub retention_days: u32,
+    /// Bytes of events that are kept, all partitions together.
+    pub retention_bytes: Option<u64>,
+    /// Seconds that a token still counts after its expiry.
+    pub token_skew_s: u64,
+    /// Most connections at a time.
+    pub connections_max: Option<u32>,
+    /// Where the key for keys at rest comes from.
+    pub data_key: DataKeySource,
+    /// What is logged.
+    pub log: String,
+}
+
+impl Config {
+    /// The name that a new hub gets: what was said, or the first label of its first host.
+    pub fn name_of_new_hub(&self) -> String {
+        match (&self.name, &self.hosts[0]) {
+            (Some(name), _) => name.clone(),
+            (None, Name::Host(host)) => host.split('.').next().unwrap_or("hub").to_string(),
+            (None, Name::Address(_)) => "hub".to_string(),
+        }
+    }
+
+    /// The partitions that a new hub gets: what was said, or the larger of 4 and the cores, at most 32.
+    pub fn partitions_of_new_hub(&self) -> u16 {
+        self.partitions.unwrap_or_else(|| self.core_count.clamp(PARTITIONS_DEFAULT_MIN, PARTITIONS_MAX))
+    }
+
+    /// All names that the certificate covers: the hosts and the bound addresses.
+    pub fn certificate_names(&self) -> Vec<Name> {
+        let mut names = self.hosts.clone();
+        for address in &self.bind {
+            let covered: &[IpAddr] = match address {
+                // All addresses have no list; those that others use are named with --host.
+                IpAddr::V4(all) if all.is_unspecified() => &[IpAddr::V4(Ipv4Addr::LOCALHOST)],
+                IpAddr::V6(all) if all.is_unspecified() => {
+                    &[IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)]
+                }
+                one => std::slice::from_ref(one),
+            };
+            names.extend(covered.iter().copied().map(Name::Address));
+        }
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+}
+
+/// What this machine suggests where nothing was said.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its name, as far as it has one.
+    pub host_name: Option<String>,
+    /// How many cores this process may use.
+    pub core_count: u16,
+    /// Whether IPv6 is on.
+    pub has_ipv6: bool,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            host_name: Some(name).filter(|name| !name.is_empty()),
+            core_count: u16::try_from(cores).unwrap_or(u16::MAX),
+            has_ipv6: TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok(),
+        }
+    }
+}
+
+impl Settings {
+    /// Put the file of `--config` under the flags and fill in what neither says.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]: one sentence.
+    pub fn resolve(self, machine: &Machine) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => read_file(path)?,
+            None => Self::default(),
+        };
+        self.over(file).check(machine)
+    }
+
+    fn over(self, file: Self) -> Self {
+        let or = |flags: Vec<String>, file| if flags.is_empty() { file } else { flags };
+        // The two places of the data key are one setting: a flag for either replaces both.
+        let key = if self.data_key_file.is_some() || self.data_key_fd.is_some() {
+            (self.data_key_file, self.data_key_fd)
+        } else {
+            (file.data_key_file, file.data_key_fd)
+        };
+        Self {
+            data: self.data.or(file.data),
+            config: self.config,
+            name: self.name.or(file.name),
+            host: or(self.host, file.host),
+            bind: or(self.bind, file.bind),
+            amqps_port: self.amqps_port.or(file.amqps_port),
+            https_port: self.https_port.or(file.https_port),
+            plain_amqp_port: self.plain_amqp_port.or(file.plain_amqp_port),
+            cores: self.cores.or(file.cores),
+            pin: self.pin.or(file.pin),
+            partitions: self.partitions.or(file.partitions),
+            retention_days: self.retention_days.or(file.retention_days),
+            retention_bytes: self.retention_bytes.or(file.retention_bytes),
+            token_skew_s: self.token_skew_s.or(file.token_skew_s),
+            connections_max: self.connections_max.or(file.connections_max),
+            data_key_file: key.0,
+            data_key_fd: key.1,
+            log: self.log.or(file.log),
+        }
+    }
+
+    fn check(self, machine: &Machine) -> Result<Config, ConfigError> {
+        let data = self.data.ok_or_else(|| value("data", "say where the hub's data is: --data DIR"))?;
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
+        let core_count = within("cores", self.cores.unwrap_or(machine.core_count), 1, 1024)?;
+        if let Some(partitions) = self.partitions {
+            within("partitions", partitions, 1, PARTITIONS_MAX)?;
+        }
+        let pin = parse_pin(self.pin.as_deref().unwrap_or("none"), core_count)?;
+        let data_key = match (self.data_key_file, self.data_key_fd) {
+            (Some(_), Some(_)) => return Err(value("data-key-file", "and data-key-fd exclude each other")),
+            (Some(path), None) => DataKeySource::File(path),
+            (None, Some(number)) => DataKeySource::Descriptor(number),
+            (None, None) => DataKeySource::Beside,
+        };
+        let config = Config {
+            data,
+            name: self.name,
+            hosts: hosts(&self.host, machine)?,
+            bind: bind(&self.bind, machine)?,
+            amqps_port: port("amqps-port", self.amqps_port.unwrap_or(5671))?,
+            https_port: self.https_port.map(|number| port("https-port", number)).transpose()?,
+            plain_amqp_port: self
+                .plain_amqp_port
+                .map(|number| port("plain-amqp-port", number))
+                .transpose()?,
+            core_count,
+            pin,
+            partitions: self.partitions,
+            retention_days: within("retention-days", self.retention_days.unwrap_or(7), 1, 7)?,
+            retention_bytes: self.retention_bytes.map(|bytes| bytes.0),
+            token_skew_s: within("token-skew-s", self.token_skew_s.unwrap_or(0), 0, 300)?,
+            connections_max: self
+                .connections_max
+                .map(|most| within("connections-max", most, 1, u32::MAX))
+                .transpose()?,
+            data_key,
+            log: self.log.unwrap_or_else(|| "info".into()),
+        };
+        check_name(&config.name_of_new_hub())?;
+        Ok(config)
+    }
+}
+
+fn read_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::File { path: path.to_path_buf(), source })?;
+    toml::from_str(&text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+        let reason = format!("{place}{}", error.message().replace('\n', " "));
+        ConfigError::Syntax { path: path.to_path_buf(), reason }
+    })
+}
+
+fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    key: &'static str,
+    number: T,
+    min: T,
+    max: T,
+) -> Result<T, ConfigError> {
+    if (min..=max).contains(&number) {
+        Ok(number)
+    } else {
+        Err(value(key, format!("{number} is not from {min} to {max}")))
+    }
+}
+
+fn port(key: &'static str, number: u16) -> Result<u16, ConfigError> {
+    within(key, number, 1, u16::MAX)
+}
+
+/// Hub names are host labels: clients put them in front of a domain and into user names.
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let is_good = (1..=50).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-');
+    if is_good {
+        Ok(())
+    } else {
+        Err(value("name", format!("{name:?} is not 1 to 50 letters, digits and inner hyphens")))
+    }
+}
+
+fn hosts(said: &[String], machine: &Machine) -> Result<Vec<Name>, ConfigError> {
+    if said.is_empty() {
+        let machine = machine.host_name.as_deref().and_then(|name| Name::parse(name).ok());
+        let mut names = vec![Name::Host("localhost".into())];
+        names.extend(machine.filter(|name| *name != names[0]));
+        names.push(Name::Host("hub.localhost".into()));
+        return Ok(names);
+    }
+    let parse = |text: &String| Name::parse(text).map_err(|error| value("host", error.to_string()));
+    said.iter().map(parse).collect()
+}
+
+fn bind(said: &[String], machine: &Machine) -> Result<Vec<IpAddr>, ConfigError> {
+    if said.is_empty() {
+        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        addresses.extend(machine.has_ipv6.then_some(IpAddr::V6(Ipv6Addr::LOCALHOST)));
+        return Ok(addresses);
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for text in said {
+        let Ok(Name::Address(address)) = Name::parse(text) else {
+            return Err(value("bind", format!("{text:?} is not an address")));
+        };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn parse_pin(text: &str, core_count: u16) -> Result<Pin, ConfigError> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Pin::None);
+    }
+    let bad = |part: &str| value("pin", format!("{part:?} is not a list of CPUs such as 0,2,4-7"));
+    let mut cpus = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: u16 = first.parse().map_err(|_| bad(part))?;
+        let last: u16 = last.parse().map_err(|_| bad(part))?;
+        if first > last {
+            return Err(bad(part));
+        }
+        for cpu in first..=last {
+            if cpus.contains(&usize::from(cpu)) {
+                return Err(value("pin", format!("CPU {cpu} is named twice")));
+            }
+            cpus.push(usize::from(cpu));
+        }
+    }
+    if cpus.len() < usize::from(core_count) {
+        return Err(value("pin", format!("{} CPUs for {core_count} cores: name one for each", cpus.len())));
+    }
+    cpus.truncate(usize::from(core_count));
+    Ok(Pin::Cpus(cpus))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,496 @@
+//! TLS, driven by hand: the only file that names rustls.
+//!
+//! [`Session`] is one server-side connection without a socket. Records are decrypted in place, in the buffer that they were
+//! read into; what is not a whole record yet is carried by the session ([`CARRY_BYTES_MAX`]) and goes in front of the next
+//! input. Nothing else of a connection's bytes is kept, which is what an idle connection's few kilobytes rest on.
+
+use std::fmt;
+use std::io;
+use std::net::TcpStream;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig};
+use rustls::{ProtocolVersion, StreamOwned, SupportedCipherSuite};
+
+/// Most bytes of an incomplete record that a session carries from one input to the next: a record of 16 KiB with all
+/// that TLS 1.2 may add to it [RFC 5246 6.2.3]. A handshake message that does not fit is refused.
+pub const CARRY_BYTES_MAX: usize = 18 * 1024;
+
+/// Plaintext that fits into one record [RFC 8446 5.1].
+const RECORD_PLAINTEXT_BYTES: usize = 16 * 1024;
+
+/// More than any cipher suite adds to a record: header, explicit nonce, content type, tag.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// So many records before a suite's limit a session asks to be ended: enough to say goodbye on every link.
+const RECORDS_RESERVE: u64 = 1 << 16;
+
+/// What went wrong with TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The peer's records make no sense, or it refused ours.
+    #[error("TLS: {0}")]
+    Peer(#[source] rustls::Error),
+    /// The peer sent a record or handshake message beyond [`CARRY_BYTES_MAX`].
+    #[error("TLS: a handshake message of more than {CARRY_BYTES_MAX} bytes")]
+    MessageTooLarge,
+    /// The session's keys have been used as often as its cipher suite allows.
+    #[error("TLS: the keys of this connection are used up")]
+    KeysExhausted,
+    /// Something was to be sent before the handshake had ended, or after the session had.
+    #[error("TLS: the session cannot send now")]
+    NotOpen,
+    /// A certificate or key that cannot be used.
+    #[error("{0}")]
+    Certificate(String),
+}
+
+/// Opens [`Session`]s with the current certificate. Clones share it, on all cores.
+#[derive(Clone)]
+pub struct Acceptor {
+    config: Arc<ServerConfig>,
+    certificate: Arc<CurrentCertificate>,
+}
+
+impl Acceptor {
+    /// Serve with this certificate chain and its key, both PEM.
+    ///
+    /// TLS 1.2 and 1.3; tickets whose keys live in memory only and change every six hours; no client certificates. A
+    /// resumed session carries no identity: rights are checked anew on every connection.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Certificate`] when they cannot be read or do not belong together.
+    pub fn new(chain_pem: &[u8], key_pem: &[u8]) -> Result<Self, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let certificate =
+            Arc::new(CurrentCertificate(RwLock::new(certified_key(chain_pem, key_pem, &provider)?)));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Certificate(error.to_string()))?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate.clone());
+        config.ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|error| TlsError::Certificate(error.to_string()))?;
+        // Tickets carry all that a resumption needs; a cache of sessions would be one lock for all cores.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        Ok(Self { config: Arc::new(config), certificate })
+    }
+
+    /// Serve new connections with this certificate from now on; open ones keep theirs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Acceptor::new`]; the certificate of before stays.
+    pub fn replace_certificate(&self, chain_pem: &[u8], key_pem: &[u8]) -> Result<(), TlsError> {
+        let new = certified_key(chain_pem, key_pem, self.config.crypto_provider())?;
+        *self.certificate.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// The server's side of a new connection.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::Peer`] should rustls refuse its own configuration; not seen in practice.
+    pub fn open(&self) -> Result<Session, TlsError> {
+        let connection = UnbufferedServerConnection::new(self.config.clone()).map_err(TlsError::Peer)?;
+        Ok(Session {
+            connection,
+            carry: Vec::new(),
+            is_open: false,
+            is_peer_closed: false,
+            is_closed: false,
+            records_sent: 0,
+            records_sent_max: u64::MAX,
+        })
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Acceptor")
+    }
+}
+
+/// The certificate that new handshakes get. The lock is taken once per full handshake and written on a reload.
+#[derive(Debug)]
+struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for CurrentCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified_key(
+    chain_pem: &[u8],
+    key_pem: &[u8],
+    provider: &CryptoProvider,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = certificates(chain_pem)?;
+    let key = PrivateKeyDer::from_pem_slice(key_pem)
+        .map_err(|error| TlsError::Certificate(format!("the private key cannot be read: {error}")))?;
+    CertifiedKey::from_der(chain, key, provider)
+        .map(Arc::new)
+        .map_err(|error| TlsError::Certificate(format!("certificate and key cannot be used: {error}")))
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| TlsError::Certificate(format!("the certificate cannot be read: {error}")))?;
+    if chain.is_empty() {
+        return Err(TlsError::Certificate("the file holds no certificate".into()));
+    }
+    Ok(chain)
+}
+
+/// The server's side of one TLS connection.
+///
+/// Order of calls: put [`carried`](Session::carried) in front of what was read and give both to
+/// [`handle_input`](Session::handle_input); once [`is_open`](Session::is_open), [`seal`](Session::seal) what is to be sent;
+/// [`close`](Session::close) last. All of them append to `wire` what must reach the peer, in that order.
+pub struct Session {
+    connection: UnbufferedServerConnection,
+    carry: Vec<u8>,
+    is_open: bool,
+    is_peer_closed: bool,
+    is_closed: bool,
+    records_sent: u64,
+    records_sent_max: u64,
+}
+
+impl Session {
+    /// The incomplete record of earlier inputs: it must be in front of the next one.
+    pub fn carried(&self) -> &[u8] {
+        &self.carry
+    }
+
+    /// Whether the handshake is done and data can be sent.
+    pub fn is_open(&self) -> bool {
+        self.is_open && !self.is_closed
+    }
+
+    /// Whether the peer has said that it sends nothing more.
+    pub fn is_peer_closed(&self) -> bool {
+        self.is_peer_closed
+    }
+
+    /// Whether so many records were sent under keys that cannot be renewed (TLS 1.2 with AES-GCM: 2^24) that the connection
+    /// should end now, in good order.
+    pub fn is_nearly_exhausted(&self) -> bool {
+        self.records_sent >= self.records_sent_max.saturating_sub(RECORDS_RESERVE)
+    }
+
+    /// Take what was read, [`carried`](Session::carried) bytes first. Whole records are decrypted in place and their
+    /// plaintext is handed to `receive`, record by record; what is left over is carried.
+    ///
+    /// # Errors
+    ///
+    /// The session is over; `wire` holds the alert that says so.
+    pub fn handle_input(
+        &mut self,
+        bytes: &mut [u8],
+        wire: &mut Vec<u8>,
+        mut receive: impl FnMut(&[u8]),
+    ) -> Result<(), TlsError> {
+        let mut start = 0;
+        let result = loop {
+            let status = self.connection.process_tls_records(&mut bytes[start..]);
+            let mut discard = status.discard;
+            let step = match status.state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    let mut step = Step::Again;
+                    while let Some(record) = traffic.next_record() {
+                        match record {
+                            Ok(record) => {
+                                discard += record.discard;
+                                receive(record.payload);
+                            }
+                            Err(error) => {
+                                step = Step::End(Err(error));
+                                break;
+                            }
+                        }
+                    }
+                    step
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(wire, |room| data.encode(room));
+                    Step::Again
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    Step::Again
+                }
+                Ok(ConnectionState::PeerClosed) => {
+                    self.is_peer_closed = true;
+                    Step::Again
+                }
+                Ok(ConnectionState::WriteTraffic(_)) => {
+                    self.is_open = true;
+                    Step::End(Ok(()))
+                }
+                // Early data is never offered, so it is never seen.
+                Ok(_) => Step::End(Ok(())),
+                Err(error) => Step::End(Err(error)),
+            };
+            start += discard;
+            if let Step::End(result) = step {
+                break result;
+            }
+        };
+        let rest = &mut bytes[start..];
+        if let Err(error) = result {
+            self.encode_alert(rest, wire);
+            return Err(TlsError::Peer(error));
+        }
+        if self.is_open && self.records_sent_max == u64::MAX {
+            self.records_sent_max = records_sent_max(&self.connection);
+        }
+        if self.is_peer_closed {
+            // Nothing behind a close is looked at [RFC 8446 6.1].
+            self.carry = Vec::new();
+            return Ok(());
+        }
+        if rest.len() > CARRY_BYTES_MAX {
+            self.is_closed = true;
+            return Err(TlsError::MessageTooLarge);
+        }
+        if rest.is_empty() {
+            // An idle connection keeps no buffer.
+            self.carry = Vec::new();
+        } else {
+            self.carry.clear();
+            self.carry.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// Encrypt `plaintext` into as few records as it needs: all replies of a turn in one, where they fit.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::NotOpen`] before the handshake is done and after [`close`](Session::close);
+    /// [`TlsError::KeysExhausted`] when [`is_nearly_exhausted`](Session::is_nearly_exhausted) was not heeded.
+    pub fn seal(&mut self, plaintext: &[u8], wire: &mut Vec<u8>) -> Result<(), TlsError> {
+        if plaintext.is_empty() {
+            return Ok(());
+        }
+        if !self.is_open() {
+            return Err(TlsError::NotOpen);
+        }
+        let records = plaintext.len().div_ceil(RECORD_PLAINTEXT_BYTES);
+        // Room for a key update as well, which goes in front when it is due.
+        let room = plaintext.len() + (records + 2) * RECORD_OVERHEAD_BYTES;
+        let result = self.when_writable(wire, |traffic, wire| {
+            let start = wire.len();
+            wire.resize(start + room, 0);
+            let result = match traffic.encrypt(plaintext, &mut wire[start..]) {
+                Err(EncryptError::InsufficientSize(size)) => {
+                    wire.resize(start + size.required_size, 0);
+                    traffic.encrypt(plaintext, &mut wire[start..])
+                }
+                result => result,
+            };
+            wire.truncate(start + *result.as_ref().unwrap_or(&0));
+            result
+        })?;
+        match result {
+            Ok(_) => {
+                self.records_sent += records as u64;
+                Ok(())
+            }
+            Err(_) => {
+                self.is_closed = true;
+                Err(TlsError::KeysExhausted)
+            }
+        }
+    }
+
+    /// Say that nothing more is sent.
+    pub fn close(&mut self, wire: &mut Vec<u8>) {
+        if !self.is_open() {
+            return;
+        }
+        // Failing to say goodbye changes nothing: the socket closes next.
+        let _ = self.when_writable(wire, |traffic, wire| {
+            let start = wire.len();
+            wire.resize(start + 2 * RECORD_OVERHEAD_BYTES, 0);
+            let written = traffic.queue_close_notify(&mut wire[start..]).unwrap_or(0);
+            wire.truncate(start + written);
+        });
+        self.is_closed = true;
+    }
+
+    /// What was negotiated, for a log line: version, cipher suite, full or resumed.
+    pub fn describe(&self) -> String {
+        let version = match self.connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
+            _ => "TLS",
+        };
+        let kind = match self.connection.handshake_kind() {
+            Some(HandshakeKind::Resumed) => "resumed",
+            _ => "full",
+        };
+        match self.connection.negotiated_cipher_suite() {
+            Some(suite) => format!("{version} {:?} {kind}", suite.suite()),
+            None => version.to_string(),
+        }
+    }
+
+    /// Whether the session was resumed by a ticket; false before the handshake is done.
+    pub fn is_resumed(&self) -> bool {
+        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Write what rustls has queued (tickets, key updates), then call `write` in the state that may send data.
+    fn when_writable<T>(
+        &mut self,
+        wire: &mut Vec<u8>,
+        write: impl FnOnce(
+            &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
+            &mut Vec<u8>,
+        ) -> T,
+    ) -> Result<T, TlsError> {
+        loop {
+            // The carried bytes must be shown again: the deframer's place is counted from their front.
+            match self.connection.process_tls_records(&mut self.carry).state.map_err(TlsError::Peer)? {
+                ConnectionState::EncodeTlsData(mut data) => encode(wire, |room| data.encode(room)),
+                ConnectionState::TransmitTlsData(data) => data.done(),
+                ConnectionState::PeerClosed => self.is_peer_closed = true,
+                ConnectionState::WriteTraffic(mut traffic) => return Ok(write(&mut traffic, wire)),
+                _ => return Err(TlsError::NotOpen),
+            }
+        }
+    }
+
+    /// After an error: the alert that tells the peer, where rustls has one. It is asked once and no more: with nothing left
+    /// to send it would look at `rest` again, fail again, and assert that it had not failed before.
+    fn encode_alert(&mut self, rest: &mut [u8], wire: &mut Vec<u8>) {
+        self.is_closed = true;
+        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(rest).state
+        {
+            encode(wire, |room| data.encode(room));
+        }
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Session({})", self.describe())
+    }
+}
+
+/// What follows a state of the connection.
+enum Step {
+    /// There may be more in the input.
+    Again,
+    /// There is not.
+    End(Result<(), rustls::Error>),
+}
+
+/// Append one handshake record; what it needs is learnt by trying.
+fn encode(wire: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
+    let start = wire.len();
+    let written = match encode(&mut []) {
+        Err(EncodeError::InsufficientSize(size)) => {
+            wire.resize(start + size.required_size, 0);
+            encode(&mut wire[start..]).unwrap_or(0)
+        }
+        Ok(written) => written,
+        Err(EncodeError::AlreadyEncoded) => 0,
+    };
+    wire.truncate(start + written);
+}
+
+/// Records that may be sent under the session's keys. TLS 1.3 renews its keys by itself, so it has no such end.
+fn records_sent_max(connection: &UnbufferedServerConnection) -> u64 {
+    match connection.negotiated_cipher_suite() {
+        Some(SupportedCipherSuite::Tls12(suite)) => suite.common.confidentiality_limit.min(u64::MAX - 1),
+        _ => u64::MAX - 1,
+    }
+}
+
+/// A client's connection over a blocking socket, for the command line.
+#[derive(Debug)]
+pub struct ClientStream(StreamOwned<ClientConnection, TcpStream>);
+
+impl ClientStream {
+    /// Speak TLS over `socket` to the server called `name`, whose certificate must come from the CA in `ca_pem`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] when `name` or the CA cannot be used. The handshake itself happens with the first read or write.
+    pub fn new(socket: TcpStream, name: &str, ca_pem: &[u8]) -> io::Result<Self> {
+        let config = client_config(ca_pem).map_err(io::Error::other)?;
+        let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        Ok(Self(StreamOwned::new(connection, socket)))
+    }
+
+    /// The socket below, to set its timeouts.
+    pub fn socket(&self) -> &TcpStream {
+        &self.0.sock
+    }
+}
+
+impl io::Read for ClientStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl io::Write for ClientStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn client_config(ca_pem: &[u8]) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_pem)? {
+        roots.add(certificate).map_err(|error| TlsError::Certificate(error.to_string()))?;
+    }
+    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Certificate(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// How the command line's HTTPS client does TLS: on the same provider, trusting the CA in `ca_pem` alone.
+///
+/// # Errors
+///
+/// [`TlsError::Certificate`] when the CA cannot be read.
+pub fn https_client_config(ca_pem: &[u8]) -> Result<ureq::tls::TlsConfig, TlsError> {
+    let roots: Vec<_> = certificates(ca_pem)?
+        .iter()
+        .map(|certificate| ureq::tls::Certificate::from_der(certificate).to_owned())
+        .collect();
+    Ok(ureq::tls::TlsConfig::builder()
+        .provider(ureq::tls::TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
+        .root_certs(ureq::tls::RootCerts::new_with_certs(&roots))
+        .build())
+}
+
+#[cfg(test)]
+mod tests;

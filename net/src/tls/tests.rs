@@ -1,0 +1,296 @@
+use std::io::{Read, Write};
+
+use rustls::pki_types::ServerName;
+
+use super::*;
+use crate::certificate::{Certificates, Name};
+
+/// A hub's certificate in a directory of its own.
+struct Hub {
+    _directory: tempfile::TempDir,
+    certificates: Certificates,
+    acceptor: Acceptor,
+}
+
+impl Hub {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let certificates = Certificates::new(directory.path());
+        certificates.prepare(&[Name::parse("localhost").unwrap()], now_s()).unwrap();
+        let (chain, key) = certificates.load().unwrap();
+        let acceptor = Acceptor::new(&chain, &key).unwrap();
+        Self { _directory: directory, certificates, acceptor }
+    }
+
+    fn client_config(&self, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&std::fs::read(self.certificates.ca_path()).unwrap()).unwrap() {
+            roots.add(certificate).unwrap();
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+}
+
+fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+const VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+
+/// A client and a session face to face, with bytes crossing `chunk` at a time.
+struct Pair {
+    client: ClientConnection,
+    session: Session,
+    chunk: usize,
+    /// What the server understood.
+    received: Vec<u8>,
+    /// What the client understood.
+    client_received: Vec<u8>,
+}
+
+impl Pair {
+    fn new(hub: &Hub, config: &Arc<ClientConfig>, chunk: usize) -> Self {
+        let name = ServerName::try_from("localhost").unwrap();
+        let client = ClientConnection::new(config.clone(), name).unwrap();
+        let session = hub.acceptor.open().unwrap();
+        Self { client, session, chunk, received: Vec::new(), client_received: Vec::new() }
+    }
+
+    fn opened(hub: &Hub, config: &Arc<ClientConfig>, chunk: usize) -> Self {
+        let mut pair = Self::new(hub, config, chunk);
+        pair.exchange().unwrap();
+        assert!(!pair.client.is_handshaking() && pair.session.is_open());
+        pair
+    }
+
+    /// Carry bytes both ways until neither side has any.
+    fn exchange(&mut self) -> Result<(), TlsError> {
+        loop {
+            let mut to_server = Vec::new();
+            while self.client.wants_write() {
+                self.client.write_tls(&mut to_server).unwrap();
+            }
+            if to_server.is_empty() {
+                return Ok(());
+            }
+            for chunk in to_server.chunks(self.chunk) {
+                let mut wire = Vec::new();
+                let result = give(&mut self.session, chunk, &mut wire, &mut self.received);
+                self.deliver(&wire);
+                result?;
+            }
+        }
+    }
+
+    fn deliver(&mut self, wire: &[u8]) {
+        for chunk in wire.chunks(self.chunk) {
+            let mut rest = chunk;
+            while !rest.is_empty() {
+                self.client.read_tls(&mut rest).unwrap();
+                self.client.process_new_packets().unwrap();
+                let mut bytes = [0; 4096];
+                while let Ok(count @ 1..) = self.client.reader().read(&mut bytes) {
+                    self.client_received.extend_from_slice(&bytes[..count]);
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self, plaintext: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        self.session.seal(plaintext, &mut wire).unwrap();
+        self.deliver(&wire);
+        wire
+    }
+
+    fn client_read(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.client_received)
+    }
+}
+
+/// One read of a socket: what was carried, then what is new, in one buffer.
+fn give(
+    session: &mut Session,
+    new: &[u8],
+    wire: &mut Vec<u8>,
+    received: &mut Vec<u8>,
+) -> Result<(), TlsError> {
+    let mut scratch = session.carried().to_vec();
+    scratch.extend_from_slice(new);
+    session.handle_input(&mut scratch, wire, |plaintext| received.extend_from_slice(plaintext))
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index * 7 + index / 251) as u8).collect()
+}
+
+/// The content types and lengths of the records in `wire`.
+fn records(mut wire: &[u8]) -> Vec<(u8, usize)> {
+    let mut records = Vec::new();
+    while let [kind, _, _, high, low, rest @ ..] = wire {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        records.push((*kind, length));
+        wire = &rest[length..];
+    }
+    assert!(wire.is_empty());
+    records
+}
+
+#[test]
+fn both_versions_carry_bytes_however_they_are_cut() {
+    let hub = Hub::new();
+    for version in VERSIONS {
+        let config = hub.client_config(version);
+        for chunk in [1, 7, 1000, usize::MAX] {
+            let mut pair = Pair::opened(&hub, &config, chunk);
+            let up = pattern(40_000);
+            pair.client.writer().write_all(&up[..33]).unwrap();
+            pair.exchange().unwrap();
+            pair.client.writer().write_all(&up[33..]).unwrap();
+            pair.exchange().unwrap();
+            assert_eq!(pair.received, up, "{version:?} in chunks of {chunk}");
+            let down = pattern(50_000);
+            pair.seal(&down);
+            assert_eq!(pair.client_read(), down, "{version:?} in chunks of {chunk}");
+            assert_eq!(pair.session.carry.capacity(), 0, "an idle session keeps no buffer");
+        }
+    }
+}
+
+#[test]
+fn a_turn_is_one_record_where_it_fits() {
+    let hub = Hub::new();
+    for version in VERSIONS {
+        let mut pair = Pair::opened(&hub, &hub.client_config(version), usize::MAX);
+        assert_eq!(records(&pair.seal(&pattern(16 * 1024))).len(), 1);
+        assert_eq!(records(&pair.seal(&pattern(16 * 1024 + 1))).len(), 2);
+        assert!(pair.seal(&[]).is_empty());
+    }
+}
+
+#[test]
+fn reconnects_are_resumed_by_ticket() {
+    let hub = Hub::new();
+    for version in VERSIONS {
+        let config = hub.client_config(version);
+        let first = Pair::opened(&hub, &config, usize::MAX);
+        assert!(!first.session.is_resumed());
+        assert!(first.session.describe().ends_with("full"), "{}", first.session.describe());
+        let second = Pair::opened(&hub, &config, 3);
+        assert!(second.session.is_resumed(), "{version:?}");
+        // Another run has other ticket keys.
+        let other = Acceptor::new(&hub.certificates.load().unwrap().0, &hub.certificates.load().unwrap().1);
+        let other = Hub { acceptor: other.unwrap(), ..Hub::new() };
+        assert!(!Pair::opened(&other, &config, usize::MAX).session.is_resumed());
+    }
+}
+
+#[test]
+fn both_sides_say_goodbye() {
+    let hub = Hub::new();
+    for version in VERSIONS {
+        let mut pair = Pair::opened(&hub, &hub.client_config(version), usize::MAX);
+        pair.client.writer().write_all(b"last").unwrap();
+        pair.client.send_close_notify();
+        pair.exchange().unwrap();
+        assert!(pair.session.is_peer_closed());
+        assert_eq!(pair.received, b"last");
+        let mut wire = Vec::new();
+        pair.session.seal(b"bye", &mut wire).unwrap();
+        pair.session.close(&mut wire);
+        pair.deliver(&wire);
+        assert_eq!(pair.client_read(), b"bye");
+        assert!(pair.client.process_new_packets().unwrap().peer_has_closed());
+        assert!(matches!(pair.session.seal(b"more", &mut wire), Err(TlsError::NotOpen)));
+    }
+}
+
+#[test]
+fn what_is_not_tls_is_refused_with_an_alert() {
+    let hub = Hub::new();
+    for input in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"AMQP\x00\x01\x00\x00", &[0x16, 3, 1, 0xff, 0xff, 1]] {
+        let mut session = hub.acceptor.open().unwrap();
+        let (mut wire, mut received) = (Vec::new(), Vec::new());
+        assert!(matches!(give(&mut session, input, &mut wire, &mut received), Err(TlsError::Peer(_))));
+        assert_eq!(records(&wire), [(21, 2)]);
+        assert!(received.is_empty() && !session.is_open());
+        assert!(matches!(session.seal(b"x", &mut wire), Err(TlsError::NotOpen)));
+    }
+}
+
+#[test]
+fn a_broken_record_ends_the_session() {
+    let hub = Hub::new();
+    for version in VERSIONS {
+        let mut pair = Pair::opened(&hub, &hub.client_config(version), usize::MAX);
+        pair.client.writer().write_all(&pattern(100)).unwrap();
+        let mut to_server = Vec::new();
+        pair.client.write_tls(&mut to_server).unwrap();
+        *to_server.last_mut().unwrap() ^= 1;
+        let mut wire = Vec::new();
+        let result = give(&mut pair.session, &to_server, &mut wire, &mut pair.received);
+        assert!(matches!(result, Err(TlsError::Peer(_))));
+        assert!(pair.received.is_empty());
+        assert_eq!(records(&wire).len(), 1, "the alert");
+    }
+}
+
+#[test]
+fn a_client_hello_without_end_is_refused() {
+    let hub = Hub::new();
+    let mut session = hub.acceptor.open().unwrap();
+    // A ClientHello of 60 000 bytes in records of 4096.
+    let mut hello = vec![1, 0, 0xea, 0x60];
+    hello.extend(pattern(60_000));
+    let (mut wire, mut received, mut given) = (Vec::new(), Vec::new(), 0);
+    let result = hello.chunks(4096).try_for_each(|chunk| {
+        let mut record = vec![0x16, 3, 1, (chunk.len() >> 8) as u8, chunk.len() as u8];
+        record.extend_from_slice(chunk);
+        given += record.len();
+        let result = give(&mut session, &record, &mut wire, &mut received);
+        assert!(session.carried().len() <= CARRY_BYTES_MAX);
+        result
+    });
+    assert!(matches!(result, Err(TlsError::MessageTooLarge)), "{result:?}");
+    assert!(given < CARRY_BYTES_MAX + 8192);
+}
+
+#[test]
+fn keys_that_cannot_be_renewed_are_not_used_up() {
+    let hub = Hub::new();
+    let mut pair = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS12), usize::MAX);
+    assert_eq!(pair.session.records_sent_max, 1 << 24, "AES-GCM");
+    pair.session.records_sent_max = RECORDS_RESERVE + 2;
+    pair.seal(b"one");
+    assert!(!pair.session.is_nearly_exhausted());
+    pair.seal(b"two");
+    assert!(pair.session.is_nearly_exhausted());
+    pair.seal(b"there is still room to say goodbye");
+    let pair = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS13), usize::MAX);
+    assert_eq!(pair.session.records_sent_max, u64::MAX - 1, "TLS 1.3 renews its keys");
+}
+
+#[test]
+fn a_reloaded_certificate_serves_the_next_connection() {
+    let hub = Hub::new();
+    let config = hub.client_config(&rustls::version::TLS13);
+    let mut before = Pair::opened(&hub, &config, usize::MAX);
+    let old = before.client.peer_certificates().unwrap()[0].clone();
+    hub.certificates
+        .prepare(&["localhost", "more.example"].map(|name| Name::parse(name).unwrap()), now_s())
+        .unwrap();
+    let (chain, key) = hub.certificates.load().unwrap();
+    let foreign_key = Hub::new().certificates.load().unwrap().1;
+    assert!(hub.acceptor.replace_certificate(&chain, &foreign_key).is_err());
+    assert!(hub.acceptor.replace_certificate(b"nothing", &key).is_err());
+    hub.acceptor.replace_certificate(&chain, &key).unwrap();
+    before.seal(b"still here");
+    assert_eq!(before.client_read(), b"still here");
+    let after = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS13), usize::MAX);
+    assert_ne!(after.client.peer_certificates().unwrap()[0], old);
+}
