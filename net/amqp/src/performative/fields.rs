@@ -1,0 +1,239 @@
+//! The fields of a composite, one after the other, with the types that the specification gives them.
+
+use crate::condition::Error;
+use crate::value::{Array, DecodeError, Decoder, Map, Value, encode};
+
+use super::{code, known_code};
+
+/// The fields of a list, from the first. A null field and one that was left out at the end read the same.
+pub(crate) struct Fields<'a> {
+    decoder: Decoder<'a>,
+    left: u32,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of the list that comes next.
+    pub(crate) fn decode(decoder: &mut Decoder<'a>) -> Result<Fields<'a>, DecodeError> {
+        match decoder.value()? {
+            Value::List(list) => Ok(Fields { decoder: Decoder::new(list.body()), left: list.count() }),
+            _ => Err(DecodeError::WrongType("composite")),
+        }
+    }
+
+    /// The next field, or `None` when it is null or beyond the end.
+    pub(crate) fn value(&mut self) -> Result<Option<Value<'a>>, DecodeError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        match self.decoder.value()? {
+            Value::Null => Ok(None),
+            value => Ok(Some(value)),
+        }
+    }
+
+    /// The same by its encoding.
+    fn raw(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        match self.decoder.raw()? {
+            [0x40] => Ok(None),
+            raw => Ok(Some(raw)),
+        }
+    }
+
+    /// Moves over a field that nobody reads, but not over a malformed one.
+    pub(crate) fn skip(&mut self) -> Result<(), DecodeError> {
+        self.value().map(drop)
+    }
+
+    pub(crate) fn uint(&mut self, name: &'static str) -> Result<Option<u32>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Uint(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn ulong(&mut self, name: &'static str) -> Result<Option<u64>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Ulong(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn ushort(&mut self, name: &'static str) -> Result<Option<u16>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Ushort(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn ubyte(&mut self, name: &'static str) -> Result<Option<u8>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Ubyte(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn timestamp(&mut self, name: &'static str) -> Result<Option<i64>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Timestamp(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn binary(&mut self, name: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Binary(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    /// A string; a symbol in its place is taken too, and the other way round in [`Fields::symbol`]: clients mix them up, and
+    /// nothing depends on the difference.
+    pub(crate) fn string(&mut self, name: &'static str) -> Result<Option<&'a str>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(value) => value.as_text().map(Some).ok_or(DecodeError::WrongType(name)),
+        }
+    }
+
+    pub(crate) fn symbol(&mut self, name: &'static str) -> Result<Option<&'a str>, DecodeError> {
+        self.string(name)
+    }
+
+    /// A field that may hold several symbols.
+    pub(crate) fn symbols(&mut self, name: &'static str) -> Result<Symbols<'a>, DecodeError> {
+        match self.value()? {
+            None => Ok(Symbols::Absent),
+            Some(Value::Symbol(symbol)) => Ok(Symbols::One(symbol)),
+            Some(Value::Array(array)) => {
+                match array.iter().all(|item| matches!(item, Ok(Value::Symbol(_)))) {
+                    true => Ok(Symbols::Array(array)),
+                    false => Err(DecodeError::WrongType(name)),
+                }
+            }
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    /// A map, checked through and through: it outlives the frame in many callers' hands.
+    pub(crate) fn map(&mut self, name: &'static str) -> Result<Option<Map<'a>>, DecodeError> {
+        match self.value()? {
+            None => Ok(None),
+            Some(Value::Map(map)) => map.check().map(|()| Some(map)),
+            Some(_) => Err(DecodeError::WrongType(name)),
+        }
+    }
+
+    /// A described list, opened.
+    pub(crate) fn composite(&mut self) -> Result<Option<(u8, Fields<'a>)>, DecodeError> {
+        match self.raw()? {
+            None => Ok(None),
+            Some(raw) => {
+                let mut decoder = Decoder::new(raw);
+                let code = known_code(decoder.descriptor()?).ok_or(DecodeError::UnexpectedDescriptor)?;
+                Ok(Some((code, Fields::decode(&mut decoder)?)))
+            }
+        }
+    }
+
+    /// An error.
+    pub(crate) fn error(&mut self) -> Result<Option<Error<'a>>, DecodeError> {
+        let Some((code, mut fields)) = self.composite()? else { return Ok(None) };
+        if code != code::ERROR {
+            return Err(DecodeError::UnexpectedDescriptor);
+        }
+        Ok(Some(Error {
+            condition: fields.symbol("condition")?.ok_or(DecodeError::MissingField("condition"))?.into(),
+            description: fields.string("description")?.map(Into::into),
+            info: match fields.raw()? {
+                None => None,
+                Some(raw) => {
+                    Map::from_encoded(raw)?.check()?;
+                    Some(raw.into())
+                }
+            },
+        }))
+    }
+}
+
+/// A field of several symbols: capabilities, locales, outcomes, mechanisms.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Symbols<'a> {
+    /// null.
+    #[default]
+    Absent,
+    /// A single symbol, which the specification allows in place of an array of one.
+    One(&'a str),
+    /// An array as it travelled; every element is a symbol.
+    Array(Array<'a>),
+    /// Symbols to be written, as an array.
+    Listed(&'a [&'a str]),
+}
+
+impl<'a> Symbols<'a> {
+    /// The symbols.
+    pub fn iter(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let (one, array, listed) = match *self {
+            Symbols::Absent => (None, None, None),
+            Symbols::One(symbol) => (Some(symbol), None, None),
+            Symbols::Array(array) => (None, Some(array), None),
+            Symbols::Listed(symbols) => (None, None, Some(symbols)),
+        };
+        let array = array.into_iter().flat_map(|array| array.iter());
+        let array = array.filter_map(|item| item.ok().and_then(|value| value.as_text()));
+        one.into_iter().chain(array).chain(listed.into_iter().flatten().copied())
+    }
+
+    /// Whether `symbol` is among them.
+    pub fn contains(&self, symbol: &str) -> bool {
+        self.iter().any(|other| other == symbol)
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Symbols::Absent => encode::null(out),
+            Symbols::One(symbol) => encode::symbol(out, symbol),
+            Symbols::Array(array) => encode::array(out, array),
+            Symbols::Listed(symbols) => encode::symbol_array(out, symbols.iter().copied()),
+        }
+    }
+}
+
+impl PartialEq for Symbols<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        matches!(self, Symbols::Absent) == matches!(other, Symbols::Absent) && self.iter().eq(other.iter())
+    }
+}
+
+/// Writes `value` by `write`, or null.
+pub(super) fn optional<T>(out: &mut Vec<u8>, value: Option<T>, write: impl FnOnce(&mut Vec<u8>, T)) {
+    match value {
+        Some(value) => write(out, value),
+        None => encode::null(out),
+    }
+}
+
+/// Writes an error with its three fields, or null.
+pub(crate) fn error(out: &mut Vec<u8>, error: Option<&Error<'_>>) {
+    let Some(error) = error else { return encode::null(out) };
+    super::describe(out, code::ERROR);
+    let list = encode::begin_list(out);
+    encode::symbol(out, &error.condition);
+    optional(out, error.description.as_deref(), encode::string);
+    optional(out, error.info.as_deref(), |out, info: &[u8]| out.extend_from_slice(info));
+    list.end(out, 3);
+}

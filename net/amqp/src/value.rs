@@ -1,0 +1,335 @@
+//! AMQP values, decoded where they lie [AMQP 1.6].
+//!
+//! A compound value is a borrowed slice and a count; its elements are decoded when someone asks for them. Decoding one value
+//! never recurses; only [`Value::check`] walks into the depth, and that is bounded.
+
+mod compound;
+pub mod encode;
+
+pub use compound::{Array, Described, Descriptor, List, Map};
+
+use crate::limits::NESTING_MAX;
+
+/// Why bytes are not the value that was looked for. All of them are the sender's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The bytes end inside a value, or a size points beyond its surroundings.
+    #[error("the bytes end inside a value")]
+    Truncated,
+    /// No type of AMQP 1.0 has this constructor.
+    #[error("unknown constructor {0:#04x}")]
+    UnknownConstructor(u8),
+    /// A value that its type does not allow: text that is not UTF-8, a symbol that is not ASCII, a boolean of 2, a surrogate
+    /// as char.
+    #[error("not a valid {0}")]
+    InvalidValue(&'static str),
+    /// A count that cannot be true for the bytes that follow, or an odd one in a map.
+    #[error("a count of {0} is impossible here")]
+    InvalidCount(u32),
+    /// Values nested deeper than [`crate::limits::NESTING_MAX`].
+    #[error("nested too deeply")]
+    TooDeep,
+    /// A descriptor that is neither a ulong nor a symbol, or one that means nothing here.
+    #[error("unexpected descriptor")]
+    UnexpectedDescriptor,
+    /// A field of another type than the specification says.
+    #[error("field {0} has the wrong type")]
+    WrongType(&'static str),
+    /// A mandatory field that is null or left out.
+    #[error("field {0} is missing")]
+    MissingField(&'static str),
+    /// A message section that comes twice or in the wrong place.
+    #[error("section {0:#x} does not belong here")]
+    MisplacedSection(u64),
+}
+
+impl DecodeError {
+    /// The condition to answer with.
+    pub fn condition(self) -> &'static str {
+        match self {
+            DecodeError::WrongType(_) | DecodeError::MissingField(_) => crate::condition::INVALID_FIELD,
+            _ => crate::condition::DECODE_ERROR,
+        }
+    }
+}
+
+/// One AMQP value. Text and compounds borrow from the bytes they were decoded from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// null.
+    Null,
+    /// boolean.
+    Bool(bool),
+    /// ubyte.
+    Ubyte(u8),
+    /// ushort.
+    Ushort(u16),
+    /// uint.
+    Uint(u32),
+    /// ulong.
+    Ulong(u64),
+    /// byte.
+    Byte(i8),
+    /// short.
+    Short(i16),
+    /// int.
+    Int(i32),
+    /// long.
+    Long(i64),
+    /// float.
+    Float(f32),
+    /// double.
+    Double(f64),
+    /// decimal32, its bytes as they travel.
+    Decimal32([u8; 4]),
+    /// decimal64, its bytes as they travel.
+    Decimal64([u8; 8]),
+    /// decimal128, its bytes as they travel.
+    Decimal128([u8; 16]),
+    /// char.
+    Char(char),
+    /// timestamp: milliseconds since 1970, UTC.
+    Timestamp(i64),
+    /// uuid, its bytes as they travel (big end first).
+    Uuid([u8; 16]),
+    /// binary.
+    Binary(&'a [u8]),
+    /// string.
+    String(&'a str),
+    /// symbol: ASCII.
+    Symbol(&'a str),
+    /// list.
+    List(List<'a>),
+    /// map.
+    Map(Map<'a>),
+    /// array.
+    Array(Array<'a>),
+    /// described value.
+    Described(Described<'a>),
+}
+
+impl<'a> Value<'a> {
+    /// Checks everything inside, down to [`NESTING_MAX`] levels: afterwards no iterator over this value yields an error.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        self.check_below(NESTING_MAX)
+    }
+
+    fn check_below(&self, levels: u32) -> Result<(), DecodeError> {
+        let below = |levels: u32| levels.checked_sub(1).ok_or(DecodeError::TooDeep);
+        match self {
+            Value::List(list) => list.iter().try_for_each(|item| item?.check_below(below(levels)?)),
+            Value::Array(array) => array.iter().try_for_each(|item| item?.check_below(below(levels)?)),
+            Value::Map(map) => map.iter().try_for_each(|entry| {
+                let (key, value) = entry?;
+                key.check_below(below(levels)?)?;
+                value.check_below(below(levels)?)
+            }),
+            Value::Described(described) => described.value()?.check_below(below(levels)?),
+            _ => Ok(()),
+        }
+    }
+
+    /// The text of a string or a symbol.
+    pub fn as_text(&self) -> Option<&'a str> {
+        match *self {
+            Value::String(text) | Value::Symbol(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Any integer type as an `i64`, where it fits.
+    pub fn as_i64(&self) -> Option<i64> {
+        match *self {
+            Value::Ubyte(number) => Some(number.into()),
+            Value::Ushort(number) => Some(number.into()),
+            Value::Uint(number) => Some(number.into()),
+            Value::Ulong(number) => number.try_into().ok(),
+            Value::Byte(number) => Some(number.into()),
+            Value::Short(number) => Some(number.into()),
+            Value::Int(number) => Some(number.into()),
+            Value::Long(number) => Some(number),
+            _ => None,
+        }
+    }
+}
+
+/// Reads values from the front of a slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Decoder<'a> {
+    /// A decoder over `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Decoder<'a> {
+        Decoder { rest: bytes }
+    }
+
+    /// What is not decoded yet.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether everything is decoded.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The next value. Compounds are not looked into beyond their size and count.
+    pub fn value(&mut self) -> Result<Value<'a>, DecodeError> {
+        let whole = self.rest;
+        let code = self.byte()?;
+        self.value_of(code, whole)
+    }
+
+    /// The next value's encoding, constructor included, without looking into it.
+    pub fn raw(&mut self) -> Result<&'a [u8], DecodeError> {
+        let whole = self.rest;
+        self.value()?;
+        Ok(&whole[..whole.len() - self.rest.len()])
+    }
+
+    /// The descriptor of the next value, which must be a described one; the value itself comes next.
+    pub fn descriptor(&mut self) -> Result<Descriptor<'a>, DecodeError> {
+        match self.byte()? {
+            0x00 => self.descriptor_value(),
+            _ => Err(DecodeError::UnexpectedDescriptor),
+        }
+    }
+
+    /// The descriptor itself, behind its zero byte.
+    pub(crate) fn descriptor_value(&mut self) -> Result<Descriptor<'a>, DecodeError> {
+        // Smallulong is what everybody writes.
+        if let [0x53, code, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(Descriptor::Code((*code).into()));
+        }
+        match self.rest.first() {
+            Some(0x80 | 0x44 | 0xa3 | 0xb3) => match self.value()? {
+                Value::Ulong(code) => Ok(Descriptor::Code(code)),
+                Value::Symbol(name) => Ok(Descriptor::Symbol(name)),
+                _ => Err(DecodeError::UnexpectedDescriptor),
+            },
+            Some(_) => Err(DecodeError::UnexpectedDescriptor),
+            None => Err(DecodeError::Truncated),
+        }
+    }
+
+    /// The value whose constructor `code` is already read; `whole` begins at that constructor.
+    pub(crate) fn value_of(&mut self, code: u8, whole: &'a [u8]) -> Result<Value<'a>, DecodeError> {
+        Ok(match code {
+            0x00 => Value::Described(Described::decode(self)?),
+            0x40 => Value::Null,
+            0x41 => Value::Bool(true),
+            0x42 => Value::Bool(false),
+            0x43 => Value::Uint(0),
+            0x44 => Value::Ulong(0),
+            0x45 => Value::List(List::EMPTY),
+            0x50 => Value::Ubyte(self.byte()?),
+            0x51 => Value::Byte(self.byte()? as i8),
+            0x52 => Value::Uint(self.byte()?.into()),
+            0x53 => Value::Ulong(self.byte()?.into()),
+            0x54 => Value::Int((self.byte()? as i8).into()),
+            0x55 => Value::Long((self.byte()? as i8).into()),
+            0x56 => match self.byte()? {
+                0 => Value::Bool(false),
+                1 => Value::Bool(true),
+                _ => return Err(DecodeError::InvalidValue("boolean")),
+            },
+            0x60 => Value::Ushort(u16::from_be_bytes(self.fixed()?)),
+            0x61 => Value::Short(i16::from_be_bytes(self.fixed()?)),
+            0x70 => Value::Uint(u32::from_be_bytes(self.fixed()?)),
+            0x71 => Value::Int(i32::from_be_bytes(self.fixed()?)),
+            0x72 => Value::Float(f32::from_be_bytes(self.fixed()?)),
+            0x73 => Value::Char(
+                char::from_u32(u32::from_be_bytes(self.fixed()?)).ok_or(DecodeError::InvalidValue("char"))?,
+            ),
+            0x74 => Value::Decimal32(self.fixed()?),
+            0x80 => Value::Ulong(u64::from_be_bytes(self.fixed()?)),
+            0x81 => Value::Long(i64::from_be_bytes(self.fixed()?)),
+            0x82 => Value::Double(f64::from_be_bytes(self.fixed()?)),
+            0x83 => Value::Timestamp(i64::from_be_bytes(self.fixed()?)),
+            0x84 => Value::Decimal64(self.fixed()?),
+            0x94 => Value::Decimal128(self.fixed()?),
+            0x98 => Value::Uuid(self.fixed()?),
+            0xa0 => Value::Binary(self.variable8()?),
+            0xb0 => Value::Binary(self.variable32()?),
+            0xa1 => Value::String(utf8(self.variable8()?)?),
+            0xb1 => Value::String(utf8(self.variable32()?)?),
+            0xa3 => Value::Symbol(ascii(self.variable8()?)?),
+            0xb3 => Value::Symbol(ascii(self.variable32()?)?),
+            0xc0 | 0xd0 => {
+                let (count, body) = self.compound(code)?;
+                Value::List(List::new(count, body)?)
+            }
+            0xc1 | 0xd1 => {
+                let (count, body) = self.compound(code)?;
+                Value::Map(Map::new(count, body)?)
+            }
+            0xe0 | 0xf0 => {
+                let (count, body) = self.compound(code)?;
+                Value::Array(Array::new(count, body)?)
+            }
+            _ => {
+                self.rest = whole;
+                return Err(DecodeError::UnknownConstructor(code));
+            }
+        })
+    }
+
+    /// Size and count of a compound or array, and the bytes behind the count.
+    fn compound(&mut self, code: u8) -> Result<(u32, &'a [u8]), DecodeError> {
+        // The size counts the bytes behind it, the count's own among them. The high nibble's low bit says how wide both are.
+        if code & 0x10 == 0 {
+            let body = self.variable8()?;
+            let (count, body) = body.split_first().ok_or(DecodeError::Truncated)?;
+            Ok(((*count).into(), body))
+        } else {
+            let body = self.variable32()?;
+            let (count, body) = body.split_first_chunk().ok_or(DecodeError::Truncated)?;
+            Ok((u32::from_be_bytes(*count), body))
+        }
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+        let (byte, rest) = self.rest.split_first().ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(*byte)
+    }
+
+    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(*bytes)
+    }
+
+    fn variable8(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = self.byte()?.into();
+        self.take(length)
+    }
+
+    fn variable32(&mut self) -> Result<&'a [u8], DecodeError> {
+        let length = u32::from_be_bytes(self.fixed()?) as usize;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+        let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes).map_err(|_| DecodeError::InvalidValue("string"))
+}
+
+fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {
+    match bytes.is_ascii() {
+        true => utf8(bytes),
+        false => Err(DecodeError::InvalidValue("symbol")),
+    }
+}
+
+#[cfg(test)]
+mod tests;
