@@ -1,7 +1,11 @@
 //! fe2o3-amqp as a peer of the hub: an independent implementation of AMQP 1.0 that plays device, gateway and reader.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
@@ -18,6 +22,7 @@ use fe2o3_amqp::{Connection, Receiver, Sender, Session};
 use rustls::pki_types::ServerName;
 use serde_amqp::described::Described;
 use serde_amqp::descriptor::Descriptor;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -155,6 +160,7 @@ pub struct Peer {
     session: SessionHandle<()>,
     cbs: Option<(Sender, Receiver)>,
     management: Option<(Sender, Receiver)>,
+    faucet: Arc<AtomicBool>,
     count: u64,
 }
 
@@ -176,9 +182,11 @@ impl Peer {
         if let Some(profile) = profile {
             builder = builder.sasl_profile(profile);
         }
-        let mut connection = builder.open_with_stream(tls).await.map_err(|error| error.to_string())?;
+        let faucet = Arc::new(AtomicBool::new(true));
+        let stream = Faucet { stream: tls, open: Arc::clone(&faucet) };
+        let mut connection = builder.open_with_stream(stream).await.map_err(|error| error.to_string())?;
         let session = Session::begin(&mut connection).await.map_err(|error| error.to_string())?;
-        Ok(Self { connection, session, cbs: None, management: None, count: 0 })
+        Ok(Self { connection, session, cbs: None, management: None, faucet, count: 0 })
     }
 
     /// Connect and put a device's own token.
@@ -295,6 +303,11 @@ impl Peer {
         Ok(PartitionStatus { first: number("begin_sequence_number"), last: number("last_enqueued_sequence_number") })
     }
 
+    /// Read nothing from the socket any more, ever: what the hub sends stays in the buffers between.
+    pub fn stop_reading(&self) {
+        self.faucet.store(false, Ordering::Relaxed);
+    }
+
     /// Close the connection; a hub that has gone is no matter.
     pub async fn close(mut self) {
         let _ = tokio::time::timeout(Duration::from_secs(5), self.connection.close()).await;
@@ -383,10 +396,33 @@ fn selector_filter(selector: &str) -> OrderedMap<Symbol, Value> {
     filter
 }
 
-/// TLS for a connection that a test drives by hand.
-pub async fn tls_stream(hub: &Hub) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let host = hub.host();
-    let tcp = TcpStream::connect((host.as_str(), 5671)).await?;
-    let name = ServerName::try_from(host).expect("an address is a server name");
-    TlsConnector::from(Arc::clone(&hub.tls())).connect(name, tcp).await
+/// A stream whose reading side can be shut for good.
+#[derive(Debug)]
+struct Faucet<Stream> {
+    stream: Stream,
+    open: Arc<AtomicBool>,
+}
+
+impl<Stream: AsyncRead + Unpin> AsyncRead for Faucet<Stream> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // Nobody is woken: it never opens again.
+        if !self.open.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<Stream: AsyncWrite + Unpin> AsyncWrite for Faucet<Stream> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

@@ -133,6 +133,11 @@ impl Hub {
         self.past.push(running.printed);
     }
 
+    /// Send SIGKILL and leave the rest to [`Hub::kill`]; for a caller that shares the hub.
+    pub fn kill_process(&self) {
+        signal(&self.running.as_ref().expect("the hub runs").child, Signal::KILL);
+    }
+
     /// Ask it to stop with SIGTERM; how it ended and how long that took.
     pub fn stop(&mut self) -> (ExitStatus, Duration) {
         let mut running = self.running.take().expect("the hub runs");

@@ -61,15 +61,20 @@ pub fn wait_for_exit(child: &mut Child, patience: Duration) -> Option<ExitStatus
 
 /// Send a signal to a child that has not been waited for.
 pub fn signal(child: &Child, signal: Signal) {
-    let id = i32::try_from(child.id()).expect("a process id fits");
-    kill_process(Pid::from_raw(id).expect("a child has an id"), signal).expect("a child can be signalled");
+    signal_process(child.id(), signal);
 }
 
-/// Resident memory of a process in bytes.
-pub fn resident_bytes(process_id: u32) -> u64 {
+/// Send a signal to a process that is there.
+pub fn signal_process(process_id: u32, signal: Signal) {
+    let id = i32::try_from(process_id).expect("a process id fits");
+    kill_process(Pid::from_raw(id).expect("a process has an id"), signal).expect("a child can be signalled");
+}
+
+/// Resident memory of a process in bytes that no file backs: mapped segments do not count, the kernel may drop them.
+pub fn anonymous_bytes(process_id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).expect("the process lives");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a living process has memory");
-    let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("VmRSS is a number");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a living process has memory");
+    let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("RssAnon is a number");
     kibibytes * 1024
 }
 

@@ -1,0 +1,71 @@
+// A device: azure-iot-device over azure-iot-device-amqp, as an application uses them.
+'use strict';
+
+const { Client, Message } = require('azure-iot-device');
+const { Amqp } = require('azure-iot-device-amqp');
+const { describe, serve } = require('./lines.js');
+
+const clients = new Map();
+
+function message(wanted) {
+  const made = new Message(Buffer.from(wanted.body, 'base64'));
+  for (const name of ['messageId', 'correlationId', 'userId', 'to', 'contentType', 'contentEncoding', 'ack', 'interfaceId']) {
+    if (wanted[name] !== undefined) made[name] = wanted[name];
+  }
+  if (wanted.expiryMs !== undefined) made.expiryTimeUtc = new Date(wanted.expiryMs);
+  for (const [name, value] of Object.entries(wanted.properties || {})) made.properties.add(name, value);
+  return made;
+}
+
+serve({
+  async open({ device, connectionString, ca }) {
+    const client = Client.fromConnectionString(connectionString, Amqp);
+    await client.setOptions({ ca });
+    const state = { client, ended: null };
+    client.on('disconnect', (error) => { state.ended = error ? describe(error) : {}; });
+    client.on('error', (error) => { state.ended = describe(error); });
+    await client.open();
+    clients.set(device, state);
+  },
+
+  // One message after the other without waiting in between; the answer is the name of what each came to.
+  async send({ device, messages }) {
+    const { client } = clients.get(device);
+    const results = await Promise.all(messages.map((wanted) => client.sendEvent(message(wanted))));
+    return results.map((result) => result.constructor.name);
+  },
+
+  async sendBatch({ device, messages }) {
+    const result = await clients.get(device).client.sendEventBatch(messages.map(message));
+    return result.constructor.name;
+  },
+
+  // `count` messages with a running number as body and property, at most `window` of them unanswered.
+  async sendMany({ device, count, window }) {
+    const { client } = clients.get(device);
+    let next = 0;
+    async function worker() {
+      while (next < count) {
+        const number = next++;
+        const many = new Message(Buffer.from(`event ${number}`));
+        many.properties.add('number', String(number));
+        await client.sendEvent(many);
+      }
+    }
+    await Promise.all(Array.from({ length: window }, worker));
+    return next;
+  },
+
+  // Why the hub ended it, once it has.
+  async ended({ device, waitMs }) {
+    const state = clients.get(device);
+    const deadline = Date.now() + waitMs;
+    while (state.ended === null && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
+    return state.ended;
+  },
+
+  async close({ device }) {
+    await clients.get(device).client.close();
+    clients.delete(device);
+  },
+});

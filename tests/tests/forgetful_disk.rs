@@ -1,0 +1,107 @@
+//! The real program on a disk that forgets what was not synced: after every cut all that was acknowledged is there.
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tests::amqp::converse;
+use tests::disk::mounted::ForgetfulDisk;
+use tests::history::{History, ReadEvent};
+use tests::hub::{Hub, PARTITION_COUNT};
+use tests::namespace::{Needs, run};
+use tests::service::Device;
+use tests::telemetry::{flood, read_all};
+use tests::{process, skip};
+
+const DEVICE_COUNT: usize = 6;
+
+/// A disk, a hub on it, its devices and what they were told.
+struct Bench {
+    disk: ForgetfulDisk,
+    hub: Hub,
+    devices: Vec<Device>,
+    history: Arc<Mutex<History>>,
+    events: Vec<ReadEvent>,
+}
+
+impl Bench {
+    fn start(seed: u64) -> Option<Self> {
+        let disk = match ForgetfulDisk::mount(seed) {
+            Ok(disk) => disk,
+            Err(error) => {
+                skip(&format!("FUSE cannot be mounted: {error}"));
+                return None;
+            }
+        };
+        let hub = Hub::start_in(&disk.path().join("data"), &["--cores", "1"]);
+        let service = hub.service();
+        let devices = (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
+        Some(Self { disk, hub, devices, history: Arc::default(), events: Vec::new() })
+    }
+
+    /// Load, and in the middle of it the power goes.
+    fn cut_under_load(&mut self, life: Duration) {
+        let before = self.acknowledged_count();
+        std::thread::scope(|scope| {
+            let (hub, devices, history) = (&self.hub, &self.devices, &self.history);
+            let load = scope.spawn(move || converse(flood(hub, devices, history, u64::MAX)));
+            let flows = || (self.acknowledged_count() > before).then_some(());
+            process::wait_until(Duration::from_secs(30), flows).expect("events are acknowledged");
+            std::thread::sleep(life);
+            self.disk.cut();
+            self.hub.kill_process();
+            load.join().expect("the load ends with its hub");
+        });
+        self.hub.kill();
+        self.disk.restore();
+    }
+
+    fn acknowledged_count(&self) -> u64 {
+        self.history.lock().expect("no holder panics").acknowledged_count()
+    }
+
+    fn read_everything(&mut self) {
+        let service = self.hub.service();
+        self.events.clear();
+        converse(read_all(&self.hub, &service, PARTITION_COUNT, &mut self.events));
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_every_cut() {
+    run(Needs::Mounts, || {
+        let Some(mut bench) = Bench::start(0x1C0_FFEE) else { return };
+        for cut in 0..4 {
+            let cores = if cut % 2 == 0 { "2" } else { "1" };
+            bench.cut_under_load(Duration::from_millis(100 + 150 * cut));
+            bench.hub.set_arguments(&["--cores", cores]);
+            bench.hub.run();
+            bench.read_everything();
+            bench.history.lock().expect("no holder panics").check(&bench.events);
+            // A device made before the cut is there after it.
+            let service = bench.hub.service();
+            assert_eq!(service.device(&bench.devices[0].id).json()["generationId"], bench.devices[0].generation.as_str());
+        }
+        assert!(bench.disk.sync_count() > 0);
+        assert!(bench.acknowledged_count() > 100, "the load was too small to mean anything");
+    });
+}
+
+/// The same with the sync taken out: a disk that only says that it synced. What was acknowledged then is lost, and the
+/// check above must notice; else it would prove nothing.
+#[test]
+fn a_lying_disk_is_noticed() {
+    run(Needs::Mounts, || {
+        let Some(mut bench) = Bench::start(0xBAD_D15C) else { return };
+        bench.disk.ignore_syncs(true);
+        bench.cut_under_load(Duration::from_millis(400));
+        bench.disk.ignore_syncs(false);
+        if bench.hub.try_run().is_err() {
+            // It noticed by itself that its files do not fit together.
+            return;
+        }
+        bench.read_everything();
+        let faults = bench.history.lock().expect("no holder panics").faults(&bench.events);
+        assert!(faults.iter().any(|fault| fault.contains("lost")), "nothing was lost on a disk that does not sync");
+    });
+}
