@@ -56,7 +56,11 @@ impl Buffer for DmaBlock {
     fn bytes_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Memory::Write(buffer) => {
-                Rc::get_mut(buffer).expect("a buffer is filled before it is written").as_bytes_mut()
+                if Rc::get_mut(buffer).is_none() {
+                    // A ring has not let go of it since its last write: leave that memory alone.
+                    *buffer = copy_of(buffer.as_bytes());
+                }
+                Rc::get_mut(buffer).expect("it is nobody else's now").as_bytes_mut()
             }
             Memory::Read(_) => panic!("what was read is not written to"),
         }

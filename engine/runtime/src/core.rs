@@ -102,11 +102,10 @@ impl Core {
                 return Ok(());
             }
             let outbox = &mut self.outboxes.borrow_mut()[usize::from(target.0)];
-            let item = Item::Request(caller, request);
             if class == Class::Unanswered {
-                return outbox.push_unanswered(&self.shared.mailboxes, item).map_err(|(busy, _)| busy);
+                outbox.reserve_unanswered(&self.shared.mailboxes)?;
             }
-            outbox.push(item);
+            outbox.push(Item::Request(caller, request));
             Ok(())
         })
     }
@@ -172,12 +171,11 @@ impl Core {
             self.calls.borrow_mut().push(call);
         } else {
             let outbox = &mut self.outboxes.borrow_mut()[usize::from(target.0)];
-            if let Err((Busy, Item::Call(call))) =
-                outbox.push_unanswered(&self.shared.mailboxes, Item::Call(call))
-            {
+            if outbox.reserve_unanswered(&self.shared.mailboxes).is_err() {
                 self.shared.count_busy();
                 return Err(call);
             }
+            outbox.push(Item::Call(call));
         }
         self.ring();
         Ok(())

@@ -398,3 +398,6 @@ fn io_error(error: &GlommioError<()>) -> Option<&std::io::Error> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

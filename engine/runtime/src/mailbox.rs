@@ -205,18 +205,17 @@ impl Outbox {
         self.batch.items.push(item);
     }
 
-    /// Send something that is not answered.
+    /// Take the room for something that is not answered; it must be pushed then.
     ///
     /// # Errors
     ///
-    /// [`Busy`] and the item: the mailbox is full.
-    pub(crate) fn push_unanswered(&mut self, mailboxes: &Mailboxes, item: Item) -> Result<(), (Busy, Item)> {
+    /// [`Busy`]: the mailbox is full.
+    pub(crate) fn reserve_unanswered(&mut self, mailboxes: &Mailboxes) -> Result<(), Busy> {
         let lying = mailboxes.between(self.source, self.target).unanswered_count.load(Ordering::Relaxed);
         if lying + self.batch.unanswered_count >= MAILBOX_UNANSWERED_MAX {
-            return Err((Busy, item));
+            return Err(Busy);
         }
         self.batch.unanswered_count += 1;
-        self.batch.items.push(item);
         Ok(())
     }
 
@@ -274,4 +273,178 @@ impl Outbox {
 
 fn narrow(number: usize) -> u32 {
     u32::try_from(number).expect("a block is smaller than MAILBOX_BLOCK_BYTES_MAX")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use engine::request::PartitionId;
+
+    use super::*;
+
+    const HERE: CoreId = CoreId(0);
+    const THERE: CoreId = CoreId(1);
+
+    fn caller(token: u64) -> Caller {
+        Caller { connection: ConnectionId { core: HERE, slot: 1, generation: 2 }, token }
+    }
+
+    fn session(slot: u32) -> SessionId {
+        SessionId { partition: PartitionId(1), slot, generation: 0 }
+    }
+
+    fn event(message: &[u8]) -> EventView<'_> {
+        EventView { message, annotations: &[], annotation_value_count: 0 }
+    }
+
+    fn take_all(mailboxes: &Mailboxes) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        mailboxes.take(HERE, THERE, &mut batches);
+        batches
+    }
+
+    #[test]
+    fn a_mailbox_full_of_bytes_refuses_until_it_is_taken() {
+        let mailboxes = Mailboxes::new(2);
+        let mut outbox = Outbox::new(HERE, THERE);
+        let quarter = vec![7; MAILBOX_BYTES_MAX / 4];
+        let events = [event(&quarter)];
+        let append = AppendView { session: session(0), events: &events };
+        for turn in 0..4 {
+            outbox.push_append(&mailboxes, caller(turn), append).expect("room");
+            // What lies in the outbox counts as well as what was handed over.
+            if turn % 2 == 0 {
+                assert!(outbox.flush(&mailboxes));
+            }
+        }
+        assert_eq!(outbox.push_append(&mailboxes, caller(9), append), Err(Busy));
+        assert!(outbox.flush(&mailboxes));
+        assert!(!outbox.flush(&mailboxes), "nothing to hand over, nobody to wake");
+        assert_eq!(outbox.push_append(&mailboxes, caller(9), append), Err(Busy));
+
+        let mut batches = take_all(&mailboxes);
+        assert_eq!(batches.len(), 3);
+        mailboxes.give_back(HERE, THERE, &mut batches);
+        outbox.push_append(&mailboxes, caller(9), append).expect("room again");
+    }
+
+    #[test]
+    fn one_append_larger_than_the_mailbox_goes_alone() {
+        let mailboxes = Mailboxes::new(2);
+        let mut outbox = Outbox::new(HERE, THERE);
+        let large = vec![7; MAILBOX_BYTES_MAX + 1];
+        let (large, small) = ([event(&large)], [event(b"small")]);
+        let large = AppendView { session: session(0), events: &large };
+        let small = AppendView { session: session(0), events: &small };
+        outbox.push_append(&mailboxes, caller(0), small).expect("room");
+        assert_eq!(outbox.push_append(&mailboxes, caller(1), large), Err(Busy));
+        outbox.flush(&mailboxes);
+        take_all(&mailboxes);
+        outbox.push_append(&mailboxes, caller(1), large).expect("alone");
+        assert_eq!(outbox.push_append(&mailboxes, caller(2), small), Err(Busy));
+    }
+
+    #[test]
+    fn answers_have_their_room_before_the_request_goes() {
+        let mut outbox = Outbox::new(HERE, THERE);
+        for _ in 0..MAILBOX_OUTSTANDING_MAX {
+            outbox.reserve_reply().expect("room");
+        }
+        assert_eq!(outbox.reserve_reply(), Err(Busy));
+        outbox.release_replies(1);
+        outbox.reserve_reply().expect("room again");
+    }
+
+    #[test]
+    fn what_is_not_answered_is_bounded_while_it_lies_there() {
+        let mailboxes = Mailboxes::new(2);
+        let mut outbox = Outbox::new(HERE, THERE);
+        let close = |outbox: &mut Outbox| -> Result<(), Busy> {
+            outbox.reserve_unanswered(&mailboxes)?;
+            outbox.push(Item::Request(caller(0), Request::CloseSession { session: session(0) }));
+            Ok(())
+        };
+        for number in 0..MAILBOX_UNANSWERED_MAX {
+            close(&mut outbox).expect("room");
+            // What lies in the outbox counts as well as what was handed over.
+            if number % 1000 == 0 {
+                outbox.flush(&mailboxes);
+            }
+        }
+        assert_eq!(close(&mut outbox), Err(Busy));
+        outbox.flush(&mailboxes);
+        assert_eq!(close(&mut outbox), Err(Busy));
+        take_all(&mailboxes);
+        close(&mut outbox).expect("room again");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+        // Whatever is sent, in however many turns, comes out once, whole and in order, and both accounts return to zero.
+        #[test]
+        fn items_cross_whole_and_in_order(
+            turns in prop::collection::vec(
+                prop::collection::vec(
+                    prop::option::of(prop::collection::vec(
+                        (prop::collection::vec(any::<u8>(), 0..40), prop::collection::vec(any::<u8>(), 0..9)),
+                        1..4,
+                    )),
+                    0..6,
+                ),
+                1..8,
+            ),
+            taken_every in 1_usize..4,
+        ) {
+            let mailboxes = Mailboxes::new(2);
+            let mut outbox = Outbox::new(HERE, THERE);
+            let (mut sent, mut received, mut token) = (Vec::new(), Vec::new(), 0);
+            let mut take = || {
+                let mut batches = take_all(&mailboxes);
+                for batch in &mut batches {
+                    batch.take_each(|taken| received.push(match taken {
+                        Taken::Append(caller, append) => {
+                            let events = append.events.iter();
+                            let events = events.map(|event| (event.message.to_vec(), event.annotations.to_vec()));
+                            (caller.token, Some(events.collect::<Vec<_>>()))
+                        }
+                        Taken::Item(Item::Request(caller, _)) => (caller.token, None),
+                        Taken::Item(_) => unreachable!("not sent here"),
+                    }));
+                }
+                mailboxes.give_back(HERE, THERE, &mut batches);
+            };
+            for (number, turn) in turns.into_iter().enumerate() {
+                for append in turn {
+                    token += 1;
+                    match &append {
+                        Some(events) => {
+                            let views: Vec<_> = events
+                                .iter()
+                                .map(|(message, annotations)| EventView {
+                                    message,
+                                    annotations,
+                                    annotation_value_count: 2,
+                                })
+                                .collect();
+                            let append = AppendView { session: session(3), events: &views };
+                            outbox.push_append(&mailboxes, caller(token), append).expect("room");
+                        }
+                        None => outbox.push(Item::Request(caller(token), Request::ListConsumerGroups)),
+                    }
+                    sent.push((token, append));
+                }
+                outbox.flush(&mailboxes);
+                if number % taken_every == 0 {
+                    take();
+                }
+            }
+            take();
+            prop_assert_eq!(sent, received);
+            let mailbox = mailboxes.between(HERE, THERE);
+            prop_assert_eq!(mailbox.bytes.load(Ordering::Relaxed), 0);
+            prop_assert_eq!(mailbox.unanswered_count.load(Ordering::Relaxed), 0);
+        }
+    }
 }
