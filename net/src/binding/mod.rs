@@ -4,6 +4,11 @@
 //! owns, requests leave through the [`Door`] of its [`Context`]. It owns no socket, no task and no clock; time is in the
 //! context. Nothing in here knows of TLS or of glommio.
 
+pub mod address;
+pub mod amqp;
+pub mod properties;
+pub mod status;
+
 use std::borrow::Cow;
 use std::net::SocketAddr;
 

@@ -1,0 +1,230 @@
+//! The request nodes `$cbs` and `$management`: request links, reply links, and replies that wait for credit.
+//!
+//! A reply goes out on a reply link of the request's own session: on the one that the request names, or else on the one
+//! attached last. It waits until the link is there and has credit; how many wait is bounded by the request link's credit,
+//! which is renewed only as replies leave.
+
+use std::collections::{HashMap, VecDeque};
+
+use net_amqp::{
+    Attach, AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId,
+};
+
+use super::limits::REQUEST_CREDIT;
+use super::rpc::Request;
+use super::turn::Turn;
+
+/// Replies that wait in one node at most: several request links' worth, should a client attach links anew instead of
+/// taking its replies.
+const QUEUE_LENGTH_MAX: usize = 4 * REQUEST_CREDIT as usize;
+
+/// Which node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Node {
+    /// `$cbs`.
+    Cbs,
+    /// `$management`.
+    Management,
+}
+
+/// What a reply needs to know of its request.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    node: (SessionId, Node),
+    request_link: LinkId,
+    reply_to: Option<String>,
+    /// The request's message id as it was encoded.
+    pub message_id: Option<Vec<u8>>,
+}
+
+/// All request nodes of a connection.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    requests: HashMap<LinkId, RequestLink>,
+    replies: HashMap<LinkId, (SessionId, Node)>,
+    nodes: HashMap<(SessionId, Node), NodeState>,
+}
+
+#[derive(Debug)]
+struct RequestLink {
+    node: (SessionId, Node),
+    credit: u32,
+    /// Requests whose reply has not left yet.
+    open_count: u32,
+}
+
+#[derive(Debug, Default)]
+struct NodeState {
+    links: Vec<ReplyLink>,
+    queue: VecDeque<QueuedReply>,
+    next_tag: u32,
+}
+
+#[derive(Debug)]
+struct ReplyLink {
+    link: LinkId,
+    address: Option<String>,
+    sends_settled: bool,
+}
+
+#[derive(Debug)]
+struct QueuedReply {
+    request_link: LinkId,
+    reply_to: Option<String>,
+    message: Vec<u8>,
+}
+
+impl Nodes {
+    /// Accept a link to or from a node.
+    pub fn attach(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        node: Node,
+        link: LinkId,
+        session: SessionId,
+        attach: &Attach<'_>,
+    ) {
+        let reply = AttachReply::default();
+        if !turn.connection.accept_link(link, &reply, turn.output) {
+            return;
+        }
+        let key = (session, node);
+        match attach.role {
+            LinkRole::Sender => {
+                turn.connection.grant(link, REQUEST_CREDIT, turn.output);
+                let request = RequestLink { node: key, credit: REQUEST_CREDIT, open_count: 0 };
+                self.requests.insert(link, request);
+            }
+            LinkRole::Receiver => {
+                let address = attach.target.as_ref().and_then(|target| target.address).map(str::to_owned);
+                let sends_settled = attach.sender_settle_mode == SenderSettleMode::Settled;
+                self.nodes.entry(key).or_default().links.push(ReplyLink { link, address, sends_settled });
+                self.replies.insert(link, key);
+                self.send(turn, key);
+            }
+        }
+    }
+
+    /// Whether the link is one of a node's request links: then its transfers are requests.
+    pub fn node_of_request(&self, link: LinkId) -> Option<Node> {
+        self.requests.get(&link).map(|request| request.node.1)
+    }
+
+    /// A request came in on `link`.
+    pub fn open(&mut self, link: LinkId, request: &Request<'_>) -> Option<Ticket> {
+        let state = self.requests.get_mut(&link)?;
+        state.credit = state.credit.saturating_sub(1);
+        state.open_count += 1;
+        Some(Ticket {
+            node: state.node,
+            request_link: link,
+            reply_to: request.reply_to.map(str::to_owned),
+            message_id: request.message_id.map(<[u8]>::to_vec),
+        })
+    }
+
+    /// What came in on `link` was no request and gets no reply.
+    pub fn handle_refused(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
+        if let Some(state) = self.requests.get_mut(&link) {
+            state.credit = state.credit.saturating_sub(1);
+            state.open_count += 1;
+        }
+        self.close_request(turn, link);
+    }
+
+    /// The reply to a request is known.
+    pub fn reply(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket, message: Vec<u8>) {
+        let state = self.nodes.entry(ticket.node).or_default();
+        if state.queue.len() < QUEUE_LENGTH_MAX {
+            let Ticket { request_link, reply_to, .. } = ticket;
+            state.queue.push_back(QueuedReply { request_link, reply_to, message });
+        }
+        self.send(turn, ticket.node);
+    }
+
+    /// A reply link has new credit, or a session has room again.
+    pub fn handle_credit(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
+        if let Some(&key) = self.replies.get(&link) {
+            self.send(turn, key);
+        }
+    }
+
+    /// The peer takes more: try all replies that wait.
+    pub fn send_all(&mut self, turn: &mut Turn<'_, '_>) {
+        let waiting: Vec<_> =
+            self.nodes.iter().filter(|(_, state)| !state.queue.is_empty()).map(|(key, _)| *key).collect();
+        for key in waiting {
+            self.send(turn, key);
+        }
+    }
+
+    /// A link is gone.
+    pub fn handle_detached(&mut self, link: LinkId) {
+        self.requests.remove(&link);
+        if let Some(key) = self.replies.remove(&link)
+            && let Some(state) = self.nodes.get_mut(&key)
+        {
+            state.links.retain(|reply| reply.link != link);
+        }
+    }
+
+    /// A session is gone, and its links before it.
+    pub fn handle_ended(&mut self, session: SessionId) {
+        self.nodes.retain(|(owner, _), _| *owner != session);
+    }
+
+    /// The links of a node, for when the right to use it ends.
+    pub fn links(&self, node: Node) -> Vec<LinkId> {
+        let requests =
+            self.requests.iter().filter(|(_, request)| request.node.1 == node).map(|(link, _)| *link);
+        let replies = self.replies.iter().filter(|(_, key)| key.1 == node).map(|(link, _)| *link);
+        requests.chain(replies).collect()
+    }
+
+    /// Every link of every node.
+    pub fn all_links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.requests.keys().chain(self.replies.keys()).copied()
+    }
+
+    fn send(&mut self, turn: &mut Turn<'_, '_>, key: (SessionId, Node)) {
+        let Some(state) = self.nodes.get_mut(&key) else { return };
+        let mut left = Vec::new();
+        while let Some(reply) = state.queue.front() {
+            let named =
+                state.links.iter().find(|link| link.address.is_some() && link.address == reply.reply_to);
+            let Some(link) = named.or(state.links.last()) else { break };
+            let tag = state.next_tag.to_le_bytes();
+            let send = |turn: &mut Turn<'_, '_>, settled| {
+                let payload: [&[u8]; 1] = [&reply.message];
+                let delivery = SendDelivery { tag: &tag, message_format: 0, settled, payload: &payload };
+                turn.connection.send(link.link, &delivery, turn.output)
+            };
+            let sent = match send(turn, link.sends_settled) {
+                // Some clients never settle replies.
+                Err(SendRefused::TooManyUnsettled) => send(turn, true),
+                sent => sent,
+            };
+            match sent {
+                Ok(_) | Err(SendRefused::TooLarge { .. }) => {}
+                Err(_) => break,
+            }
+            state.next_tag = state.next_tag.wrapping_add(1);
+            left.push(reply.request_link);
+            state.queue.pop_front();
+        }
+        for link in left {
+            self.close_request(turn, link);
+        }
+    }
+
+    /// A request is done: its link may send another one.
+    fn close_request(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
+        let Some(state) = self.requests.get_mut(&link) else { return };
+        state.open_count = state.open_count.saturating_sub(1);
+        let credit = REQUEST_CREDIT.saturating_sub(state.open_count);
+        if credit.saturating_sub(state.credit) >= REQUEST_CREDIT / 2 {
+            state.credit = credit;
+            turn.connection.grant(link, credit, turn.output);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The binding against a real shard.

@@ -1,0 +1,139 @@
+//! What is written back: identities and lists as JSON, and errors in the form that every client package parses.
+
+use engine::request::{ConnectionId, EngineError};
+use net_amqp::condition::{INTERNAL_ERROR, MS_ARGUMENT_ERROR, NOT_ALLOWED, NOT_FOUND, UNAUTHORIZED_ACCESS};
+use net_http::Refusal;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::binding::status::{Status, iso_time, tracking_id};
+
+/// An answer, not yet bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// 200 with a JSON body. Clients parse only what says that it is JSON \[protocol.md 14\].
+    pub(super) fn json(value: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(value).expect("texts, numbers and lists of them are JSON");
+        Self { status: 200, headers: vec![json_type()], body }
+    }
+
+    /// 204.
+    pub(super) fn no_content() -> Self {
+        Self { status: 204, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// With one more header.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// An error: `Message` is cut at its first `;` and `:` by the clients, `iothub-errorcode` decides their exception
+    /// \[protocol.md 6\].
+    pub(super) fn error(status: &Status, connection: ConnectionId, wall_ms: u64) -> Self {
+        let tracking = tracking_id(connection, wall_ms);
+        let body = json!({
+            "Message": format!("ErrorCode:{};{}", status.name, status.message.replace(';', ",")),
+            "ExceptionMessage": format!("Tracking ID:{tracking}-TimeStamp:{}", iso_time(wall_ms)),
+        });
+        let answer = Self { status: status.http, headers: vec![json_type()], body: body.to_string().into_bytes() }
+            .with("iothub-errorcode", status.name)
+            .with("iothub-servicetrackingid", tracking);
+        match status.http {
+            401 => answer.with("WWW-Authenticate", "SharedAccessSignature"),
+            _ => answer,
+        }
+    }
+}
+
+fn json_type() -> (&'static str, String) {
+    ("Content-Type", "application/json; charset=utf-8".to_owned())
+}
+
+/// What the binding itself refuses.
+pub(super) fn invalid(message: impl Into<String>) -> Status {
+    Status::new(400_004, "ArgumentInvalid", MS_ARGUMENT_ERROR, message)
+}
+
+/// A body that cannot be read.
+pub(super) fn malformed(message: impl Into<String>) -> Status {
+    Status::new(400_006, "IotHubFormatError", MS_ARGUMENT_ERROR, message)
+}
+
+/// No or an unreadable token.
+pub(super) fn unauthenticated(message: &str) -> Status {
+    Status::new(401_003, "IotHubUnauthorized", UNAUTHORIZED_ACCESS, message)
+}
+
+/// A good token without the right.
+pub(super) fn unauthorized() -> Status {
+    let message = "the token does not cover the resource or lacks the right";
+    Status::new(401_002, "IotHubUnauthorizedAccess", UNAUTHORIZED_ACCESS, message)
+}
+
+/// No such route.
+pub(super) fn no_route() -> Status {
+    Status::new(404_000, "GenericNotFound", NOT_FOUND, "no such resource")
+}
+
+/// A route that does not know the method.
+pub(super) fn no_method() -> Status {
+    Status::new(405_000, "InvalidOperation", NOT_ALLOWED, "the resource does not know this method")
+}
+
+/// The engine did not answer in time.
+pub(super) fn late() -> Status {
+    Status::new(500_008, "GenericTimeout", INTERNAL_ERROR, "the hub did not answer in time")
+}
+
+/// The engine answered what was not asked.
+pub(super) fn confused() -> Status {
+    Status::new(500_001, "ServerError", INTERNAL_ERROR, "the hub has made an error")
+}
+
+/// What the engine refuses.
+pub(super) fn refused(error: &EngineError) -> Status {
+    Status::of(error)
+}
+
+/// What HTTP itself refuses.
+pub(super) fn unreadable(refusal: &Refusal) -> Status {
+    let mut status = match refusal.status {
+        413 => Status::new(413_001, "MessageTooLarge", MS_ARGUMENT_ERROR, refusal.to_string()),
+        _ => Status::new(400_003, "InvalidOperation", MS_ARGUMENT_ERROR, refusal.to_string()),
+    };
+    status.http = refusal.status;
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::request::CoreId;
+
+    use super::*;
+
+    #[test]
+    fn errors_have_the_form_that_clients_take_apart() {
+        let connection = ConnectionId { core: CoreId(0), slot: 1, generation: 2 };
+        let answer = Answer::error(&invalid("one; two"), connection, 1_795_294_683_001);
+        assert_eq!(answer.status, 400);
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        // As azure-iot-http-base does it.
+        let message = body["Message"].as_str().unwrap();
+        let (code, text) = message.split_once(';').unwrap();
+        assert_eq!((code.split(':').nth(1), text), (Some("ArgumentInvalid"), "one, two"));
+        assert!(body["ExceptionMessage"].as_str().unwrap().starts_with("Tracking ID:0000"));
+        let header = |name| answer.headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str());
+        assert_eq!(header("iothub-errorcode"), Some("ArgumentInvalid"));
+        assert_eq!(header("Content-Type"), Some("application/json; charset=utf-8"));
+        assert!(header("WWW-Authenticate").is_none());
+        let answer = Answer::error(&unauthenticated("x"), connection, 0);
+        assert!(answer.headers.iter().any(|(name, _)| *name == "WWW-Authenticate"));
+    }
+}

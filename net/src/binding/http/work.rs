@@ -1,0 +1,265 @@
+//! A request in work: from the question to the engine's replies to the answer. No bytes, no connection.
+
+use engine::request::{
+    ConsumerGroupView, DeviceCounts, DeviceView, IfMatch, PartitionId, PolicyView, Reply, Request,
+    SequenceNumber,
+};
+use registry::Rights;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::binding::http::answer::{Answer, confused, malformed, refused};
+use crate::binding::http::identity::{Identity, read_draft, read_if_match};
+use crate::binding::http::routes::Route;
+use crate::binding::status::{Status, iso_time};
+
+/// A request as it was read, its caller already authorized.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) route: Route,
+    pub(super) if_match: Option<String>,
+    pub(super) body: Vec<u8>,
+}
+
+/// What a request in work waits for.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// The identity is the answer.
+    Device,
+    /// The deletion.
+    DeviceDeleted,
+    /// Identities of all partitions, to be merged.
+    Devices { found: Vec<DeviceView>, replies_left: u16, count_max: u32 },
+    /// Counts of all partitions, to be added up.
+    Counts { sum: DeviceCounts, replies_left: u16, of_service: bool },
+    /// The group is the answer.
+    Group,
+    /// All groups.
+    Groups,
+    /// The group's end, to be told to all partitions.
+    GroupDeleted,
+    /// All partitions' word that they dropped the group.
+    GroupDropped { replies_left: u16 },
+    /// The group whose checkpoints are meant.
+    GroupFound(Checkpoints),
+    /// One checkpoint.
+    Checkpoint,
+    /// The checkpoint's durability.
+    CheckpointWritten { number: u64 },
+    /// All partitions' checkpoints.
+    AllCheckpoints { found: Vec<Option<u64>>, replies_left: u16 },
+    /// The policy.
+    Policy,
+}
+
+/// What is to be done with a group's checkpoints.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Checkpoints {
+    All,
+    One(PartitionId),
+    Write(PartitionId, u64),
+}
+
+/// Requests to ask. Each reply comes back with the request's place in the list.
+pub(super) type Questions = Vec<Request>;
+
+/// What comes of a reply.
+pub(super) enum Progress {
+    /// More replies, after these questions are asked.
+    Wait(Work, Questions),
+    /// The end.
+    Answer(Answer),
+}
+
+impl Work {
+    /// Begin.
+    pub(super) fn begin(call: Call, partition_count: u16) -> Result<(Self, Questions), Status> {
+        let partitions = || (0..partition_count).map(PartitionId);
+        let replies_left = partition_count;
+        Ok(match call.route {
+            Route::PutDevice(device) => {
+                let draft = read_draft(device, &call.body)?;
+                let request = match call.if_match.as_deref().map(read_if_match) {
+                    None => Request::CreateDevice(draft),
+                    Some(if_match) => Request::UpdateDevice { draft, if_match },
+                };
+                (Self::Device, vec![request])
+            }
+            Route::GetDevice(device) => (Self::Device, vec![Request::FindDevice { device }]),
+            Route::DeleteDevice(device) => {
+                let if_match = call.if_match.as_deref().map_or(IfMatch::Any, read_if_match);
+                (Self::DeviceDeleted, vec![Request::DeleteDevice { device, if_match }])
+            }
+            Route::ListDevices { count_max } => {
+                let list = |partition| Request::ListDevices { partition, after: None, count_max };
+                let work = Self::Devices { found: Vec::new(), replies_left, count_max };
+                (work, partitions().map(list).collect())
+            }
+            Route::DeviceStatistics | Route::ServiceStatistics => {
+                let count = |partition| Request::CountDevices { partition };
+                let of_service = call.route == Route::ServiceStatistics;
+                let work = Self::Counts { sum: DeviceCounts::default(), replies_left, of_service };
+                (work, partitions().map(count).collect())
+            }
+            Route::ListGroups => (Self::Groups, vec![Request::ListConsumerGroups]),
+            Route::PutGroup(name) => (Self::Group, vec![Request::CreateConsumerGroup { name }]),
+            Route::GetGroup(name) => (Self::Group, vec![Request::FindConsumerGroup { name }]),
+            Route::DeleteGroup(name) => (Self::GroupDeleted, vec![Request::DeleteConsumerGroup { name }]),
+            Route::ListCheckpoints(name) => find_group(name, Checkpoints::All),
+            Route::GetCheckpoint(name, partition) => find_group(name, Checkpoints::One(partition)),
+            Route::PutCheckpoint(name, partition) => {
+                let wish: CheckpointBody = serde_json::from_slice(&call.body)
+                    .map_err(|error| malformed(format!("not a checkpoint: {error}")))?;
+                find_group(name, Checkpoints::Write(partition, wish.sequence_number))
+            }
+            Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
+        })
+    }
+
+    /// Take the reply to the question at `index`. A refusal by any partition is the answer.
+    pub(super) fn advance(self, index: usize, reply: Reply, partition_count: u16) -> Result<Progress, Status> {
+        let done = |answer| Ok(Progress::Answer(answer));
+        let wait = |work| Ok(Progress::Wait(work, Vec::new()));
+        match (self, reply) {
+            (_, Reply::Failed(error)) => Err(refused(&error)),
+            (Self::Device, Reply::Device(view)) => done(device_answer(&view)),
+            (Self::DeviceDeleted, Reply::Done) => done(Answer::no_content()),
+            (Self::Devices { mut found, replies_left, count_max }, Reply::Devices(more)) => {
+                found.extend(more);
+                match replies_left {
+                    1 => done(devices_answer(found, count_max)),
+                    _ => wait(Self::Devices { found, replies_left: replies_left - 1, count_max }),
+                }
+            }
+            (Self::Counts { mut sum, replies_left, of_service }, Reply::DeviceCounts(counts)) => {
+                sum.enabled += counts.enabled;
+                sum.disabled += counts.disabled;
+                sum.connected += counts.connected;
+                match replies_left {
+                    1 => done(counts_answer(sum, of_service)),
+                    _ => wait(Self::Counts { sum, replies_left: replies_left - 1, of_service }),
+                }
+            }
+            (Self::Group, Reply::ConsumerGroup(group)) => done(Answer::json(&group_json(&group))),
+            (Self::Groups, Reply::ConsumerGroups(groups)) => {
+                done(Answer::json(&groups.iter().map(group_json).collect::<Vec<_>>()))
+            }
+            (Self::GroupDeleted, Reply::ConsumerGroup(group)) => {
+                let drop = |partition| Request::DropConsumerGroup { partition: PartitionId(partition), group: group.id };
+                let questions = (0..partition_count).map(drop).collect();
+                Ok(Progress::Wait(Self::GroupDropped { replies_left: partition_count }, questions))
+            }
+            (Self::GroupDropped { replies_left: 1 }, Reply::Done) => done(Answer::no_content()),
+            (Self::GroupDropped { replies_left }, Reply::Done) => {
+                wait(Self::GroupDropped { replies_left: replies_left - 1 })
+            }
+            (Self::GroupFound(checkpoints), Reply::ConsumerGroup(group)) => {
+                let (work, questions) = checkpoint_questions(checkpoints, &group, partition_count);
+                Ok(Progress::Wait(work, questions))
+            }
+            (Self::Checkpoint, Reply::Checkpoint(number)) => {
+                done(Answer::json(&CheckpointView { sequence_number: number.map(|number| number.0) }))
+            }
+            (Self::CheckpointWritten { number }, Reply::Done) => {
+                done(Answer::json(&CheckpointView { sequence_number: Some(number) }))
+            }
+            (Self::AllCheckpoints { mut found, replies_left }, Reply::Checkpoint(number)) => {
+                if let Some(place) = found.get_mut(index) {
+                    *place = number.map(|number| number.0);
+                }
+                match replies_left {
+                    1 => done(checkpoints_answer(&found)),
+                    _ => wait(Self::AllCheckpoints { found, replies_left: replies_left - 1 }),
+                }
+            }
+            (Self::Policy, Reply::Policy(policy)) => done(Answer::json(&policy_json(&policy))),
+            _ => Err(confused()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CheckpointBody {
+    sequence_number: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CheckpointView {
+    sequence_number: Option<u64>,
+}
+
+fn find_group(name: String, checkpoints: Checkpoints) -> (Work, Questions) {
+    (Work::GroupFound(checkpoints), vec![Request::FindConsumerGroup { name }])
+}
+
+fn checkpoint_questions(
+    checkpoints: Checkpoints,
+    group: &ConsumerGroupView,
+    partition_count: u16,
+) -> (Work, Questions) {
+    let find = |partition| Request::FindCheckpoint { partition, group: group.id };
+    match checkpoints {
+        Checkpoints::One(partition) => (Work::Checkpoint, vec![find(partition)]),
+        Checkpoints::Write(partition, number) => {
+            let put =
+                Request::PutCheckpoint { partition, group: group.id, number: SequenceNumber(number), force: true };
+            (Work::CheckpointWritten { number }, vec![put])
+        }
+        Checkpoints::All => {
+            let found = vec![None; usize::from(partition_count)];
+            let work = Work::AllCheckpoints { found, replies_left: partition_count };
+            (work, (0..partition_count).map(PartitionId).map(find).collect())
+        }
+    }
+}
+
+fn device_answer(view: &DeviceView) -> Answer {
+    Answer::json(&Identity::of(view)).with("ETag", format!("\"{}\"", view.etag))
+}
+
+/// Each partition gave its first `count_max`; the first of all are among them.
+fn devices_answer(mut found: Vec<DeviceView>, count_max: u32) -> Answer {
+    found.sort_by(|one, other| one.device.cmp(&other.device));
+    found.truncate(count_max as usize);
+    Answer::json(&found.iter().map(Identity::of).collect::<Vec<_>>())
+}
+
+fn counts_answer(sum: DeviceCounts, of_service: bool) -> Answer {
+    Answer::json(&match of_service {
+        true => json!({ "connectedDeviceCount": sum.connected }),
+        false => json!({
+            "totalDeviceCount": sum.enabled + sum.disabled,
+            "enabledDeviceCount": sum.enabled,
+            "disabledDeviceCount": sum.disabled,
+        }),
+    })
+}
+
+fn group_json(group: &ConsumerGroupView) -> Value {
+    json!({ "name": group.name, "createdTime": iso_time(group.created_ms) })
+}
+
+fn checkpoints_answer(found: &[Option<u64>]) -> Answer {
+    let checkpoint =
+        |(partition, number): (usize, &Option<u64>)| json!({ "partition": partition, "sequenceNumber": number });
+    Answer::json(&found.iter().enumerate().map(checkpoint).collect::<Vec<_>>())
+}
+
+/// In the shape of Azure's resource manager.
+fn policy_json(policy: &PolicyView) -> Value {
+    let names = [
+        (Rights::REGISTRY_READ, "RegistryRead"),
+        (Rights::REGISTRY_WRITE, "RegistryWrite"),
+        (Rights::SERVICE_CONNECT, "ServiceConnect"),
+        (Rights::DEVICE_CONNECT, "DeviceConnect"),
+    ];
+    let held = names.into_iter().filter(|(right, _)| policy.rights.contains(*right)).map(|(_, name)| name);
+    json!({
+        "keyName": policy.name.as_str(),
+        "rights": held.collect::<Vec<_>>().join(", "),
+        "primaryKey": policy.keys.primary.to_base64(),
+        "secondaryKey": policy.keys.secondary.to_base64(),
+    })
+}
