@@ -1,0 +1,4 @@
+//! The program `loadgen`.
+fn main() -> std::process::ExitCode {
+    loadgen::main()
+}
