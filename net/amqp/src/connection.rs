@@ -196,6 +196,3 @@ impl Connection {
         self.held_bytes -= bytes;
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -225,6 +225,3 @@ fn map<'a>(decoder: &mut Decoder<'a>) -> Result<Map<'a>, DecodeError> {
 pub fn section(out: &mut Vec<u8>, code: u8) {
     crate::performative::describe(out, code);
 }
-
-#[cfg(test)]
-mod tests;

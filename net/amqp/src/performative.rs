@@ -174,6 +174,3 @@ impl<'a> Performative<'a> {
 pub(crate) fn describe(out: &mut Vec<u8>, code: u8) {
     out.extend_from_slice(&[0x00, 0x53, code]);
 }
-
-#[cfg(test)]
-mod tests;

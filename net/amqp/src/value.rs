@@ -330,6 +330,3 @@ fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {
         false => Err(DecodeError::InvalidValue("symbol")),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Golden bytes and round trips.

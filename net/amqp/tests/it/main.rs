@@ -1,0 +1,7 @@
+//! The crate from outside: two machines face to face, the codec against an oracle, and peers that break the rules.
+
+mod conversation;
+mod malformed;
+mod pair;
+mod windows;
+mod wire;
