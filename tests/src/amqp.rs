@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use fe2o3_amqp::connection::ConnectionHandle;
 use fe2o3_amqp::link::receiver::CreditMode;
-use fe2o3_amqp::link::{DetachError, LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError};
+use fe2o3_amqp::link::{
+    DetachError, LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError,
+};
 use fe2o3_amqp::sasl_profile::SaslProfile;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp::types::definitions::{self, ErrorCondition, Fields};
@@ -35,7 +37,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Run a conversation on this thread, with a deadline for all of it.
 pub fn converse<T>(conversation: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
     runtime
         .block_on(async { tokio::time::timeout(Duration::from_secs(150), conversation).await })
         .expect("the conversation with the hub ends in time")
@@ -43,7 +46,9 @@ pub fn converse<T>(conversation: impl Future<Output = T>) -> T {
 
 /// Wait for one answer of the hub.
 pub async fn answer<T>(what: &str, waiting: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("the hub does not answer: {what}"))
+    tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("the hub does not answer: {what}"))
 }
 
 /// Why the hub refused.
@@ -199,7 +204,8 @@ impl Peer {
     /// Connect and put a token for the event hub.
     pub async fn reader(hub: &Hub, service: &Service) -> Self {
         let profile = Some(SaslProfile::Anonymous);
-        let mut peer = answer("connect", Self::connect(hub, profile)).await.expect("the hub takes connections");
+        let mut peer =
+            answer("connect", Self::connect(hub, profile)).await.expect("the hub takes connections");
         let audience = format!("sb://{}/{NAME}", hub.host());
         peer.put_token(&audience, &service.event_hub_token(NAME)).await.expect("the policy may read");
         peer
@@ -300,7 +306,10 @@ impl Peer {
             Some(Value::Long(number)) => *number,
             other => panic!("{name} is {other:?}"),
         };
-        Ok(PartitionStatus { first: number("begin_sequence_number"), last: number("last_enqueued_sequence_number") })
+        Ok(PartitionStatus {
+            first: number("begin_sequence_number"),
+            last: number("last_enqueued_sequence_number"),
+        })
     }
 
     /// Read nothing from the socket any more, ever: what the hub sends stays in the buffers between.
@@ -316,9 +325,11 @@ impl Peer {
     async fn attach_pair(&mut self, node: &str) -> Result<(Sender, Receiver), Refusal> {
         self.count += 1;
         let name = format!("{node}-{}", self.count);
-        let sender = answer("attach", Sender::attach(&mut self.session, format!("{name}-sender"), node)).await;
+        let sender =
+            answer("attach", Sender::attach(&mut self.session, format!("{name}-sender"), node)).await;
         let sender = sender.map_err(|error| Refusal::other(&error))?;
-        let receiver = answer("attach", Receiver::attach(&mut self.session, format!("{name}-receiver"), node)).await;
+        let receiver =
+            answer("attach", Receiver::attach(&mut self.session, format!("{name}-receiver"), node)).await;
         Ok((sender, receiver.map_err(|error| receiver_refusal(&error))?))
     }
 }
@@ -390,7 +401,10 @@ fn epoch_property(epoch: i64) -> Fields {
 
 fn selector_filter(selector: &str) -> OrderedMap<Symbol, Value> {
     const NAME: &str = "apache.org:selector-filter:string";
-    let value = Described { descriptor: Descriptor::Code(0x0000_468C_0000_0004), value: Value::from(selector.to_owned()) };
+    let value = Described {
+        descriptor: Descriptor::Code(0x0000_468C_0000_0004),
+        value: Value::from(selector.to_owned()),
+    };
     let mut filter = OrderedMap::new();
     filter.insert(Symbol::from(NAME), Value::Described(Box::new(value)));
     filter
@@ -404,7 +418,11 @@ struct Faucet<Stream> {
 }
 
 impl<Stream: AsyncRead + Unpin> AsyncRead for Faucet<Stream> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         // Nobody is woken: it never opens again.
         if !self.open.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -414,7 +432,11 @@ impl<Stream: AsyncRead + Unpin> AsyncRead for Faucet<Stream> {
 }
 
 impl<Stream: AsyncWrite + Unpin> AsyncWrite for Faucet<Stream> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -98,7 +98,9 @@ fn node_packages() -> Option<PathBuf> {
         return None;
     }
     Some(installed("node", &["package.json", "package-lock.json"], |directory| {
-        run(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(directory));
+        run(Command::new("npm")
+            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+            .current_dir(directory));
     }))
 }
 
@@ -128,7 +130,8 @@ fn installed(kind: &str, inputs: &[&str], install: impl FnOnce(&Path)) -> PathBu
         std::fs::read(clients_directory().join(input)).expect("a committed file").hash(&mut hasher);
     }
     let directory = parent.join(format!("{kind}-{:016x}", hasher.finish()));
-    let lock = File::create(parent.join(format!("{kind}.lock"))).expect("the target directory can be written");
+    let lock =
+        File::create(parent.join(format!("{kind}.lock"))).expect("the target directory can be written");
     lock.lock().expect("a file of our own can be locked");
     let done = directory.join("installed");
     if !done.exists() {

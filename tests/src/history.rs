@@ -66,13 +66,18 @@ impl History {
         for event in events {
             match last.insert(event.partition, event.sequence) {
                 Some(previous) if event.sequence != previous + 1 => {
-                    faults.push(format!("partition {}: {} follows {previous}", event.partition, event.sequence));
+                    faults.push(format!(
+                        "partition {}: {} follows {previous}",
+                        event.partition, event.sequence
+                    ));
                 }
                 _ => {}
             }
             match number_of(&event.device, &event.body) {
                 Some(number) => numbers.entry(&event.device).or_default().push(number),
-                None => faults.push(format!("invented or damaged: {} {:?}", event.device, label(&event.body))),
+                None => {
+                    faults.push(format!("invented or damaged: {} {:?}", event.device, label(&event.body)))
+                }
             }
         }
         for device in numbers.keys().filter(|device| !self.0.contains_key(**device)) {
@@ -88,7 +93,13 @@ impl History {
     pub fn check(&self, events: &[ReadEvent]) {
         let faults = self.faults(events);
         let shown = &faults[..faults.len().min(20)];
-        assert!(faults.is_empty(), "{} faults in {} events:\n{}", faults.len(), events.len(), shown.join("\n"));
+        assert!(
+            faults.is_empty(),
+            "{} faults in {} events:\n{}",
+            faults.len(),
+            events.len(),
+            shown.join("\n")
+        );
     }
 }
 

@@ -46,7 +46,11 @@ pub fn trusting(ca_file: &Path) -> Arc<ClientConfig> {
 }
 
 /// Open a TLS connection.
-pub fn connect(host: &str, port: u16, tls: Arc<ClientConfig>) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+pub fn connect(
+    host: &str,
+    port: u16,
+    tls: Arc<ClientConfig>,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     let tcp = TcpStream::connect((host, port))?;
     tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
@@ -80,7 +84,8 @@ pub fn request(
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
         _ => {}
     }
-    parse(&bytes).ok_or_else(|| io::Error::other(format!("not a response: {:?}", String::from_utf8_lossy(&bytes))))
+    parse(&bytes)
+        .ok_or_else(|| io::Error::other(format!("not a response: {:?}", String::from_utf8_lossy(&bytes))))
 }
 
 fn parse(bytes: &[u8]) -> Option<Response> {
@@ -90,7 +95,9 @@ fn parse(bytes: &[u8]) -> Option<Response> {
     let mut lines = head.split("\r\n");
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let headers: BTreeMap<String, String> = lines
-        .map(|line| line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())))
+        .map(|line| {
+            line.split_once(':').map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+        })
         .collect::<Option<_>>()?;
     let chunked = headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked");
     let body = match headers.get("content-length") {

@@ -159,7 +159,9 @@ impl Hub {
 
     /// Whether it lives.
     pub fn is_running(&mut self) -> bool {
-        self.running.as_mut().is_some_and(|running| running.child.try_wait().is_ok_and(|status| status.is_none()))
+        self.running
+            .as_mut()
+            .is_some_and(|running| running.child.try_wait().is_ok_and(|status| status.is_none()))
     }
 
     /// The id of its process.

@@ -24,7 +24,10 @@ use std::path::PathBuf;
 ///
 /// The line goes past the test harness, which hides what a passing test prints.
 pub fn skip(reason: &str) {
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "cannot run here, which is a failure under CI=true: {reason}");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "cannot run here, which is a failure under CI=true: {reason}"
+    );
     let test = std::thread::current().name().unwrap_or("test").to_owned();
     // If standard error is gone there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "skipped {test}: {reason}");

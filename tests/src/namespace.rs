@@ -52,7 +52,8 @@ fn entries(needs: Needs) -> Vec<Vec<&'static str>> {
 }
 
 fn enters(entry: &[&str]) -> bool {
-    let status = Command::new("unshare").args(entry).arg("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status =
+        Command::new("unshare").args(entry).arg("true").stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
 

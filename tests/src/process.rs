@@ -74,7 +74,8 @@ pub fn signal_process(process_id: u32, signal: Signal) {
 pub fn anonymous_bytes(process_id: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).expect("the process lives");
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a living process has memory");
-    let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("RssAnon is a number");
+    let kibibytes: u64 =
+        line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("RssAnon is a number");
     kibibytes * 1024
 }
 
@@ -83,7 +84,11 @@ pub fn processor_time(process_id: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process_id}/stat")).expect("the process lives");
     // The second field, a name in parentheses, may hold blanks; user and system time are the 12th and 13th behind it.
     let fields = stat.rsplit_once(')').expect("stat has a name").1;
-    let ticks: u64 =
-        fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks are numbers")).sum();
+    let ticks: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("ticks are numbers"))
+        .sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }

@@ -79,13 +79,25 @@ mod tests {
         let by_bytes = |resource, expires_s| token(resource, KEY, expires_s, None);
         let by_text = |resource, expires_s| token_with_key_bytes(resource, KEY.as_bytes(), expires_s, None);
         let cases = [
-            (by_bytes("127.0.0.5/devices/Dev 1", 1_795_294_683), "CwULrIyiCXxs6ntAnvyx2smrVwMKwRJE9+acdc1t5g8="),
+            (
+                by_bytes("127.0.0.5/devices/Dev 1", 1_795_294_683),
+                "CwULrIyiCXxs6ntAnvyx2smrVwMKwRJE9+acdc1t5g8=",
+            ),
             (by_bytes("localhost", 1_795_294_458), "aM5/y8KfulpsIqBh2bVfwesMsfbHra0We6q8f9+cT90="),
-            (by_text("sb://localhost:15672/myeh", 1_795_294_206), "ilvnNJ8fTuWqYFyO6+Vrj5q/4U0w9O0ZtMf7xcDcDH4="),
-            (by_text("sb://myhub.azure-devices.test/myeh", 1_795_294_386), "uHP8dCuoKSuYDcTNf9g1nl/ldN7k4IDd29Lj3NN7Kz4="),
+            (
+                by_text("sb://localhost:15672/myeh", 1_795_294_206),
+                "ilvnNJ8fTuWqYFyO6+Vrj5q/4U0w9O0ZtMf7xcDcDH4=",
+            ),
+            (
+                by_text("sb://myhub.azure-devices.test/myeh", 1_795_294_386),
+                "uHP8dCuoKSuYDcTNf9g1nl/ldN7k4IDd29Lj3NN7Kz4=",
+            ),
         ];
         for (token, signature) in cases {
-            assert!(token.contains(&format!("&sig={}&", escape(signature))), "{token} is not signed {signature}");
+            assert!(
+                token.contains(&format!("&sig={}&", escape(signature))),
+                "{token} is not signed {signature}"
+            );
         }
     }
 }

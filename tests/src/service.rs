@@ -47,7 +47,13 @@ impl Service {
     }
 
     /// Any request.
-    pub fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Response {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Response {
         let token = self.token();
         let mut all = vec![("Authorization", token.as_str())];
         let text = body.map(Value::to_string).unwrap_or_default();
@@ -110,7 +116,9 @@ impl Service {
 
 /// A device from the JSON of its identity.
 pub fn device(identity: &Value) -> Device {
-    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("a text is missing in {identity}")).to_owned();
+    let text = |value: &Value| {
+        value.as_str().unwrap_or_else(|| panic!("a text is missing in {identity}")).to_owned()
+    };
     Device {
         id: text(&identity["deviceId"]),
         key: text(&identity["authentication"]["symmetricKey"]["primaryKey"]),

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fe2o3_amqp::link::delivery::DeliveryFut;
 use fe2o3_amqp::link::SendError;
+use fe2o3_amqp::link::delivery::DeliveryFut;
 use fe2o3_amqp::types::messaging::{Batch, Data, Message, Outcome};
 use fe2o3_amqp::types::primitives::{Binary, Symbol, Value};
 use fe2o3_amqp::{Delivery, Receiver, Sendable, Sender};
@@ -119,7 +119,8 @@ pub fn flood_until_killed(hub: &mut Hub, devices: &[Device], history: &Arc<Mutex
         let load = scope.spawn(|| converse(flood(target, devices, history, u64::MAX)));
         let before = history.lock().expect("no holder panics").acknowledged_count();
         let flows = || history.lock().expect("no holder panics").acknowledged_count() > before;
-        crate::process::wait_until(Duration::from_secs(30), || flows().then_some(())).expect("events are acknowledged");
+        crate::process::wait_until(Duration::from_secs(30), || flows().then_some(()))
+            .expect("events are acknowledged");
         std::thread::sleep(life);
         target.kill_process();
         load.join().expect("the load ends with its hub");
@@ -131,7 +132,8 @@ pub fn flood_until_killed(hub: &mut Hub, devices: &[Device], history: &Arc<Mutex
 pub async fn read_all(hub: &Hub, service: &Service, partition_count: u16, events: &mut Vec<ReadEvent>) {
     let mut peer = Peer::reader(hub, service).await;
     for partition in 0..partition_count {
-        let known = events.iter().rev().find(|event| event.partition == partition).map(|event| event.sequence);
+        let known =
+            events.iter().rev().find(|event| event.partition == partition).map(|event| event.sequence);
         let status = peer.partition(partition, service).await.expect("the policy may ask");
         let Ok(last) = u64::try_from(status.last) else { continue };
         if known == Some(last) {
@@ -182,5 +184,8 @@ pub fn read_event(partition: u16, delivery: &Delivery<Data>) -> ReadEvent {
 /// A message annotation by its name.
 pub fn annotation(delivery: &Delivery<Data>, name: &str) -> Option<Value> {
     let annotations = delivery.message().message_annotations.as_ref()?;
-    annotations.0.get(&fe2o3_amqp::types::messaging::annotations::OwnedKey::Symbol(Symbol::from(name))).cloned()
+    annotations
+        .0
+        .get(&fe2o3_amqp::types::messaging::annotations::OwnedKey::Symbol(Symbol::from(name)))
+        .cloned()
 }

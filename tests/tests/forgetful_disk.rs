@@ -80,7 +80,10 @@ fn what_was_acknowledged_survives_every_cut() {
             bench.history.lock().expect("no holder panics").check(&bench.events);
             // A device made before the cut is there after it.
             let service = bench.hub.service();
-            assert_eq!(service.device(&bench.devices[0].id).json()["generationId"], bench.devices[0].generation.as_str());
+            assert_eq!(
+                service.device(&bench.devices[0].id).json()["generationId"],
+                bench.devices[0].generation.as_str()
+            );
         }
         assert!(bench.disk.sync_count() > 0);
         assert!(bench.acknowledged_count() > 100, "the load was too small to mean anything");
@@ -102,6 +105,9 @@ fn a_lying_disk_is_noticed() {
         }
         bench.read_everything();
         let faults = bench.history.lock().expect("no holder panics").faults(&bench.events);
-        assert!(faults.iter().any(|fault| fault.contains("lost")), "nothing was lost on a disk that does not sync");
+        assert!(
+            faults.iter().any(|fault| fault.contains("lost")),
+            "nothing was lost on a disk that does not sync"
+        );
     });
 }

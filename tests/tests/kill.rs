@@ -24,7 +24,8 @@ fn nothing_acknowledged_is_lost() {
         };
         let mut hub = Hub::start(&["--cores", "1"]);
         let service = hub.service();
-        let devices: Vec<_> = (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
+        let devices: Vec<_> =
+            (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
         let history = Arc::new(Mutex::new(History::default()));
         let mut events = Vec::new();
         for kill in 0..kill_count {
@@ -43,6 +44,9 @@ fn nothing_acknowledged_is_lost() {
         converse(read_all(&hub, &service, PARTITION_COUNT, &mut again));
         assert!(again == events, "what was read once reads otherwise after {kill_count} kills");
         let acknowledged = history.lock().expect("no holder panics").acknowledged_count();
-        assert!(acknowledged > kill_count * DEVICE_COUNT as u64, "the load was too small to mean anything: {acknowledged}");
+        assert!(
+            acknowledged > kill_count * DEVICE_COUNT as u64,
+            "the load was too small to mean anything: {acknowledged}"
+        );
     });
 }

@@ -57,7 +57,8 @@ fn a_failed_start_says_one_sentence() {
             assert!(!status.expect("a failed start ends by itself").success());
             assert!(printed.to_lowercase().contains(word), "{arguments:?}: {printed}");
         }
-        let output = Command::new(program()).args(["serve", "--data", "/dev/null/x"]).output().expect("it can be run");
+        let output =
+            Command::new(program()).args(["serve", "--data", "/dev/null/x"]).output().expect("it can be run");
         assert!(!output.status.success());
     });
 }
@@ -88,7 +89,10 @@ fn the_command_line_manages_devices_and_groups() {
         let expected = format!("HostName={};DeviceId=two;SharedAccessKey=", hub.host());
         assert!(text.starts_with(&expected) && text.lines().count() == 1, "{text}");
         let event_hub = hub.event_hub_connection_string();
-        assert!(event_hub.starts_with(&format!("Endpoint=sb://{}", hub.host())) && event_hub.contains("EntityPath=hub"));
+        assert!(
+            event_hub.starts_with(&format!("Endpoint=sb://{}", hub.host()))
+                && event_hub.contains("EntityPath=hub")
+        );
         hub.command_output(&["device", "disable", "two"]);
         assert_eq!(hub.service().device("two").json()["status"], "disabled");
         hub.command_output(&["device", "enable", "two"]);
@@ -101,7 +105,8 @@ fn the_command_line_manages_devices_and_groups() {
         assert!(groups.contains("$Default") && groups.contains("workers"), "{groups}");
         hub.command_output(&["consumer-group", "delete", "workers"]);
         assert!(!hub.command(&["consumer-group", "delete", "$Default"]).status.success());
-        let run_file = std::fs::metadata(hub.data().join("run/hub.json")).expect("commands find the hub by it");
+        let run_file =
+            std::fs::metadata(hub.data().join("run/hub.json")).expect("commands find the hub by it");
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&run_file.permissions()) & 0o077, 0);
     });
 }
@@ -112,14 +117,16 @@ fn sigterm_stops_cleanly_under_load() {
     run(Needs::LowPorts, || {
         let mut hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let devices: Vec<Device> = (0..6).map(|number| service.create_device(&format!("d{number}"))).collect();
+        let devices: Vec<Device> =
+            (0..6).map(|number| service.create_device(&format!("d{number}"))).collect();
         let history = Arc::new(Mutex::new(History::default()));
         let acknowledged = || history.lock().expect("no holder panics").acknowledged_count();
         let process = hub.process_id();
         std::thread::scope(|scope| {
             let (shared, devices, history) = (&hub, &devices, &history);
             let load = scope.spawn(move || converse(flood(shared, devices, history, u64::MAX)));
-            wait_until(Duration::from_secs(30), || (acknowledged() > 500).then_some(())).expect("events are acknowledged");
+            wait_until(Duration::from_secs(30), || (acknowledged() > 500).then_some(()))
+                .expect("events are acknowledged");
             signal_process(process, rustix::process::Signal::TERM);
             load.join().expect("the load ends with its hub");
         });
@@ -171,15 +178,22 @@ fn retention_by_bytes_moves_the_first_event() {
             while first == 0 {
                 assert!(sent < 1000, "200 MiB are stored and none is let go");
                 for _ in 0..20 {
-                    send(&mut link, message(vec![sent as u8; 200 * 1024])).await.expect("the device may send");
+                    send(&mut link, message(vec![sent as u8; 200 * 1024]))
+                        .await
+                        .expect("the device may send");
                     sent += 1;
                 }
                 first = reader.partition(0, &service).await.expect("the policy may ask").first;
             }
             let status = reader.partition(0, &service).await.expect("the policy may ask");
-            assert_eq!(status.last, i64::try_from(sent).expect("small") - 1, "retention takes from the front alone");
+            assert_eq!(
+                status.last,
+                i64::try_from(sent).expect("small") - 1,
+                "retention takes from the front alone"
+            );
             for source in [EventSource::oldest(0), EventSource::behind(0, 0)] {
-                let mut receiver = reader.events(&source).await.expect("an old position reads from the oldest");
+                let mut receiver =
+                    reader.events(&source).await.expect("an old position reads from the oldest");
                 assert!(receive(&mut receiver, 0).await.sequence >= u64::try_from(first).expect("a number"));
                 receiver.close().await.expect("a reader can be closed");
             }

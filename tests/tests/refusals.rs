@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use fe2o3_amqp::sasl_profile::SaslProfile;
-use fe2o3_amqp::types::messaging::{ApplicationProperties, Message, MessageAnnotations, MessageId, Properties};
+use fe2o3_amqp::types::messaging::{
+    ApplicationProperties, Message, MessageAnnotations, MessageId, Properties,
+};
 use fe2o3_amqp::types::primitives::{Binary, SimpleValue, Uuid, Value};
 use tests::amqp::{EventSource, Peer, Refusal, answer, converse, detached, device_audience, send};
 use tests::hub::{Hub, NAME, PARTITION_COUNT};
@@ -24,7 +26,8 @@ async fn anonymous(hub: &Hub) -> Peer {
 async fn attempt(hub: &Hub, audience: &str, token: &str, device: &str) -> (Result<(), String>, String) {
     let mut peer = anonymous(hub).await;
     let put = peer.put_token(audience, token).await.map_err(|refusal| refusal.condition);
-    let attach = peer.telemetry(device).await.err().map_or_else(|| "attached".to_owned(), |refusal| refusal.condition);
+    let attach =
+        peer.telemetry(device).await.err().map_or_else(|| "attached".to_owned(), |refusal| refusal.condition);
     peer.close().await;
     (put, attach)
 }
@@ -64,8 +67,12 @@ fn bad_tokens_get_401_and_no_link() {
             assert_eq!(accepted, (Ok(()), "attached".to_owned()));
         });
         for (what, token) in &refused {
-            let secret = token.split("sig=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
-            assert!(secret.is_empty() || !hub.printed().contains(secret), "{what}: its signature is in the log");
+            let secret =
+                token.split("sig=").nth(1).and_then(|rest| rest.split('&').next()).unwrap_or_default();
+            assert!(
+                secret.is_empty() || !hub.printed().contains(secret),
+                "{what}: its signature is in the log"
+            );
         }
         assert!(!hub.printed().contains(&device.key), "a key is in the log");
     });
@@ -80,12 +87,18 @@ fn a_token_works_for_its_device_alone() {
         let short = service.create_device("dev1");
         let long = service.create_device("dev10");
         converse(async {
-            for (holder, target) in [(&short, "dev10"), (&long, "dev1"), (&short, "DEV1"), (&short, "dev1%2f..%2fdev10")] {
+            for (holder, target) in
+                [(&short, "dev10"), (&long, "dev1"), (&short, "DEV1"), (&short, "dev1%2f..%2fdev10")]
+            {
                 let audience = device_audience(&hub, &holder.id);
                 let token = sas::token(&audience, &holder.key, hour(), None);
                 let (put, attach) = attempt(&hub, &audience, &token, target).await;
                 assert_eq!(put, Ok(()));
-                assert!([UNAUTHORIZED, NOT_FOUND].contains(&attach.as_str()), "{} as {target}: {attach}", holder.id);
+                assert!(
+                    [UNAUTHORIZED, NOT_FOUND].contains(&attach.as_str()),
+                    "{} as {target}: {attach}",
+                    holder.id
+                );
             }
             // The name is a hint: what counts is what was signed.
             let signed = sas::token(&device_audience(&hub, "dev1"), &short.key, hour(), None);
@@ -113,9 +126,11 @@ fn disabled_and_deleted_devices_stay_out() {
         service.delete_device("recreated");
         assert_ne!(service.create_device("recreated").generation, recreated.generation);
         converse(async {
-            for (device, conditions) in
-                [(&disabled, [UNAUTHORIZED, UNAUTHORIZED]), (&deleted, [NOT_FOUND, UNAUTHORIZED]), (&recreated, [UNAUTHORIZED; 2])]
-            {
+            for (device, conditions) in [
+                (&disabled, [UNAUTHORIZED, UNAUTHORIZED]),
+                (&deleted, [NOT_FOUND, UNAUTHORIZED]),
+                (&recreated, [UNAUTHORIZED; 2]),
+            ] {
                 let audience = device_audience(&hub, &device.id);
                 let token = sas::token(&audience, &device.key, hour(), None);
                 let (_, attach) = attempt(&hub, &audience, &token, &device.id).await;
@@ -123,7 +138,9 @@ fn disabled_and_deleted_devices_stay_out() {
             }
         });
         service.set_status("disabled", "enabled");
-        converse(async { Peer::device(&hub, &disabled).await.telemetry("disabled").await.expect("enabled again") });
+        converse(async {
+            Peer::device(&hub, &disabled).await.telemetry("disabled").await.expect("enabled again")
+        });
     });
 }
 
@@ -167,8 +184,14 @@ fn a_revoked_device_is_cut_off_within_a_second() {
                 let refusal = detached(&mut link, Duration::from_secs(15)).await.expect("the link ends");
                 let ended = Instant::now();
                 let late = ended.saturating_duration_since(revoked.await.expect("the registry answers"));
-                assert!(late < Duration::from_secs(1), "{way}: the link ended {late:?} after the registry's answer");
-                assert!([UNAUTHORIZED, NOT_FOUND].contains(&refusal.condition.as_str()), "{way}: {refusal:?}");
+                assert!(
+                    late < Duration::from_secs(1),
+                    "{way}: the link ended {late:?} after the registry's answer"
+                );
+                assert!(
+                    [UNAUTHORIZED, NOT_FOUND].contains(&refusal.condition.as_str()),
+                    "{way}: {refusal:?}"
+                );
                 send(&mut other, message(b"after".to_vec())).await.expect("the neighbour goes on");
                 gateway.close().await;
             });
@@ -214,7 +237,8 @@ fn sasl_plain_lets_the_right_ones_in() {
         let label = label.split('.').next().expect("a host has a first label");
         let owner = ConnectionString::parse(&hub.policy_connection_string("service"));
         let (policy, key) = (owner.part("SharedAccessKeyName"), owner.part("SharedAccessKey"));
-        let plain = |username: String, password: &str| SaslProfile::Plain { username, password: password.to_owned() };
+        let plain =
+            |username: String, password: &str| SaslProfile::Plain { username, password: password.to_owned() };
         let raw = format!("{}/devices/{}", hub.host(), device.id);
         let good = sas::token(&raw, &device.key, hour(), None);
         let bad = sas::token(&audience, &sas::foreign_key(), hour(), None);
@@ -225,10 +249,14 @@ fn sasl_plain_lets_the_right_ones_in() {
                 let mut peer = connected.unwrap_or_else(|error| panic!("{username}: {error}"));
                 let mut link = peer.telemetry(&device.id).await.expect("PLAIN needs no further token");
                 send(&mut link, message(b"by PLAIN".to_vec())).await.expect("the device may send");
-                assert!(Peer::connect(&hub, Some(plain(username, &bad))).await.is_err(), "a wrong key gets in");
+                assert!(
+                    Peer::connect(&hub, Some(plain(username, &bad))).await.is_err(),
+                    "a wrong key gets in"
+                );
             }
             // A policy by its raw key, as the oldest Event Hubs clients do.
-            let mut peer = Peer::connect(&hub, Some(plain(policy.to_owned(), key))).await.expect("the policy's key");
+            let mut peer =
+                Peer::connect(&hub, Some(plain(policy.to_owned(), key))).await.expect("the policy's key");
             peer.events(&EventSource::oldest(0)).await.expect("the service policy reads");
             assert!(Peer::connect(&hub, Some(plain(policy.to_owned(), &sas::foreign_key()))).await.is_err());
         });
@@ -242,10 +270,17 @@ fn forged_stamps_are_dropped() {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
         let device = service.create_device("honest");
-        let forged = ["iothub-connection-device-id", "iothub-connection-auth-generation-id", "iothub-enqueuedtime", "iothub-message-source"];
+        let forged = [
+            "iothub-connection-device-id",
+            "iothub-connection-auth-generation-id",
+            "iothub-enqueuedtime",
+            "iothub-message-source",
+        ];
         converse(async {
             let mut annotations = MessageAnnotations::builder();
-            let mut properties = ApplicationProperties::builder().insert("iothub-message-schema", "kept").insert("plain", "kept");
+            let mut properties = ApplicationProperties::builder()
+                .insert("iothub-message-schema", "kept")
+                .insert("plain", "kept");
             for name in forged {
                 annotations = annotations.insert(name, Value::String("forged".to_owned()));
                 properties = properties.insert(name, SimpleValue::String("forged".to_owned()));
@@ -266,16 +301,21 @@ fn forged_stamps_are_dropped() {
             let [event] = events.as_slice() else { panic!("one event was sent: {events:?}") };
             assert_eq!((event.device.as_str(), event.sequence), ("honest", 0));
             let mut reader = Peer::reader(&hub, &service).await;
-            let mut receiver = reader.events(&EventSource::oldest(event.partition)).await.expect("the policy reads");
+            let mut receiver =
+                reader.events(&EventSource::oldest(event.partition)).await.expect("the policy reads");
             let delivery = receive_delivery(&mut receiver).await;
             let generation = annotation(&delivery, "iothub-connection-auth-generation-id");
             assert_eq!(generation, Some(Value::String(device.generation.clone())));
-            assert_eq!(annotation(&delivery, "iothub-message-source"), Some(Value::String("Telemetry".to_owned())));
+            assert_eq!(
+                annotation(&delivery, "iothub-message-source"),
+                Some(Value::String("Telemetry".to_owned()))
+            );
             assert!(matches!(annotation(&delivery, "iothub-enqueuedtime"), Some(Value::Timestamp(_))));
             let properties = delivery.message().application_properties.clone().expect("there were some");
             let names: Vec<&str> = properties.0.keys().map(String::as_str).collect();
             assert_eq!(names, ["iothub-message-schema", "plain"]);
-            let id = delivery.message().properties.as_ref().and_then(|properties| properties.message_id.clone());
+            let id =
+                delivery.message().properties.as_ref().and_then(|properties| properties.message_id.clone());
             assert_eq!(id, Some(MessageId::String("5a5a5a5a-5a5a-5a5a-5a5a-5a5a5a5a5a5a".to_owned())));
         });
     });
@@ -290,7 +330,8 @@ fn https_refuses_as_documented() {
         owner.create_device("known");
         let reader = ConnectionString::parse(&hub.policy_connection_string("registryRead"));
         let reader = Service::new(hub.host(), hub.tls(), &reader);
-        let forged = "HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=".to_owned() + &sas::foreign_key();
+        let forged =
+            "HostName=h;SharedAccessKeyName=iothubowner;SharedAccessKey=".to_owned() + &sas::foreign_key();
         let stranger = Service::new(hub.host(), hub.tls(), &ConnectionString::parse(&forged));
         let body = serde_json::json!({ "deviceId": "new" });
         assert_eq!(reader.device("known").status, 200);
@@ -335,7 +376,10 @@ fn unknown_places_are_not_found() {
                 assert_eq!(refusal.condition, NOT_FOUND);
                 assert!(refusal.description.contains("could not be found"), "{refusal:?}");
             }
-            let source = EventSource { selector: Some("amqp.annotation.x-opt-offset like 5".to_owned()), ..EventSource::oldest(0) };
+            let source = EventSource {
+                selector: Some("amqp.annotation.x-opt-offset like 5".to_owned()),
+                ..EventSource::oldest(0)
+            };
             let refusal: Refusal = reader.events(&source).await.expect_err("that is no selector");
             assert_eq!(refusal.condition, "amqp:not-allowed");
             let mut peer = Peer::device(&hub, &device).await;

@@ -13,7 +13,9 @@ use tests::history::History;
 use tests::hub::{Hub, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
 use tests::service::Service;
-use tests::telemetry::{BATCH_FORMAT, batch, flood, message, read_all, read_event, receive, receive_delivery};
+use tests::telemetry::{
+    BATCH_FORMAT, batch, flood, message, read_all, read_event, receive, receive_delivery,
+};
 
 /// Devices of the gateway.
 const GATEWAY_DEVICE_COUNT: usize = 200;
@@ -75,7 +77,8 @@ fn messages_come_out_as_they_went_in() {
             }
             let partition = partition_of(&hub, &service, "device 1").await;
             let mut reader = Peer::reader(&hub, &service).await;
-            let mut receiver = reader.events(&EventSource::oldest(partition)).await.expect("the policy reads");
+            let mut receiver =
+                reader.events(&EventSource::oldest(partition)).await.expect("the policy reads");
             for (sequence, body) in bodies.iter().enumerate() {
                 let delivery = receive_delivery(&mut receiver).await;
                 let event = read_event(partition, &delivery);
@@ -98,8 +101,11 @@ fn a_batch_becomes_its_events() {
         converse(async {
             let mut peer = Peer::device(&hub, &device).await;
             let mut link = peer.telemetry("batcher").await.expect("the device may send");
-            let bodies: Vec<Vec<u8>> = (0..50_u8).map(|number| vec![number; 100 + usize::from(number)]).collect();
-            let outcome = answer("settle", link.send(batch(bodies.iter().cloned()))).await.expect("the device may send");
+            let bodies: Vec<Vec<u8>> =
+                (0..50_u8).map(|number| vec![number; 100 + usize::from(number)]).collect();
+            let outcome = answer("settle", link.send(batch(bodies.iter().cloned())))
+                .await
+                .expect("the device may send");
             assert!(matches!(outcome, Outcome::Accepted(_)), "{outcome:?}");
             let mut events = Vec::new();
             read_all(&hub, &service, PARTITION_COUNT, &mut events).await;
@@ -108,7 +114,8 @@ fn a_batch_becomes_its_events() {
             assert!(read == sent, "{} events of 50", read.len());
             // A batch whose sections are not messages is refused as a whole, and the link lives on.
             let garbage = Message::builder().data_batch(vec![Binary::from(b"no message".to_vec())]).build();
-            let garbage = fe2o3_amqp::Sendable::builder().message(garbage).message_format(BATCH_FORMAT).build();
+            let garbage =
+                fe2o3_amqp::Sendable::builder().message(garbage).message_format(BATCH_FORMAT).build();
             let outcome = answer("settle", link.send(garbage)).await;
             assert!(matches!(outcome, Ok(Outcome::Rejected(_))), "{outcome:?}");
             send(&mut link, message(b"after".to_vec())).await.expect("the link lives on");
@@ -199,12 +206,20 @@ fn acceptance_moves_the_checkpoint() {
             await_checkpoint(&service, partition, 1).await;
             receiver.release(&deliveries[2]).await.expect("an open delivery");
             tokio::time::sleep(Duration::from_millis(200)).await;
-            assert_eq!(service.checkpoint("workers", partition), Some(1), "a released event holds the checkpoint");
+            assert_eq!(
+                service.checkpoint("workers", partition),
+                Some(1),
+                "a released event holds the checkpoint"
+            );
         });
         hub.kill();
         hub.run();
         converse(async {
-            assert_eq!(service.checkpoint("workers", partition), Some(1), "a settled acceptance survives SIGKILL");
+            assert_eq!(
+                service.checkpoint("workers", partition),
+                Some(1),
+                "a settled acceptance survives SIGKILL"
+            );
             let mut reader = Peer::reader(&hub, &service).await;
             let mut receiver = reader.events(&source).await.expect("the policy reads");
             for number in 2..10 {
@@ -254,7 +269,8 @@ fn ordinary_readers_get_settled_events() {
                 assert_eq!(receive(&mut receiver, partition).await.sequence, number);
             }
             // The credit is used up: nothing comes before there is more.
-            let early = tokio::time::timeout(Duration::from_millis(300), receive(&mut receiver, partition)).await;
+            let early =
+                tokio::time::timeout(Duration::from_millis(300), receive(&mut receiver, partition)).await;
             assert!(early.is_err(), "an event came without credit: {early:?}");
             receiver.set_credit(1).await.expect("an attached link");
             assert_eq!(receive(&mut receiver, partition).await.sequence, 50);
@@ -284,7 +300,8 @@ fn epochs_and_the_five_reader_rule() {
             let stolen = "amqp:link:stolen";
             assert_eq!(reader.events(&with_epoch(Some(4))).await.expect_err("lower").condition, stolen);
             assert_eq!(reader.events(&with_epoch(None)).await.expect_err("none").condition, stolen);
-            let mut second = reader.events(&with_epoch(Some(5))).await.expect("the newcomer wins with the same epoch");
+            let mut second =
+                reader.events(&with_epoch(Some(5))).await.expect("the newcomer wins with the same epoch");
             assert_eq!(ending(&mut first).await.condition, stolen);
             let _third = reader.events(&with_epoch(Some(6))).await.expect("a higher epoch wins");
             assert_eq!(ending(&mut second).await.condition, stolen);

@@ -93,18 +93,26 @@ fn has_word(line: &str, word: &str) -> bool {
 fn outside(word: &str, fence: &[&str]) -> Vec<String> {
     let sources = sources();
     let outside = sources.iter().filter(|(path, _)| !fence.iter().any(|allowed| path.starts_with(allowed)));
-    outside.filter(|(_, text)| code_lines(text).any(|line| has_word(&line, word))).map(|(path, _)| path.clone()).collect()
+    outside
+        .filter(|(_, text)| code_lines(text).any(|line| has_word(&line, word)))
+        .map(|(path, _)| path.clone())
+        .collect()
 }
 
 #[test]
 fn arrows_point_down() {
     let metadata = metadata();
-    let ours: BTreeSet<&str> = metadata.workspace_packages().iter().map(|package| package.name.as_str()).collect();
+    let ours: BTreeSet<&str> =
+        metadata.workspace_packages().iter().map(|package| package.name.as_str()).collect();
     let known: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).chain(ANYTHING).collect();
     assert_eq!(ours, known, "say here what a new crate may name");
     for package in metadata.workspace_packages() {
-        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == package.name.as_str()) else { continue };
-        for dependency in package.dependencies.iter().filter(|dependency| ours.contains(dependency.name.as_str())) {
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == package.name.as_str()) else {
+            continue;
+        };
+        for dependency in
+            package.dependencies.iter().filter(|dependency| ours.contains(dependency.name.as_str()))
+        {
             let fine = allowed.contains(&dependency.name.as_str());
             assert!(fine, "{} must not name {}", package.name, dependency.name);
         }
@@ -126,7 +134,8 @@ fn glommio_stays_behind_its_fence() {
 fn the_engine_brings_no_runtime() {
     let metadata = metadata();
     let brought = built_from(&metadata, &["engine"]);
-    let runtimes: Vec<_> = brought.iter().filter(|package| ASYNC_RUNTIMES.contains(&package.name.as_str())).collect();
+    let runtimes: Vec<_> =
+        brought.iter().filter(|package| ASYNC_RUNTIMES.contains(&package.name.as_str())).collect();
     assert!(runtimes.is_empty(), "{:?}", runtimes.iter().map(|package| &package.name).collect::<Vec<_>>());
     assert!(brought.iter().any(|package| package.name.as_str() == "crc32fast"), "the tree was not walked");
 }
@@ -138,7 +147,8 @@ fn unsafe_code_stays_where_it_belongs() {
     for target in metadata.workspace_packages().iter().flat_map(|package| &package.targets) {
         let path = target.src_path.strip_prefix(root()).expect("our crates lie in the workspace").as_str();
         let text = std::fs::read_to_string(&target.src_path).expect("sources are text");
-        let wanted = if UNSAFE_CRATES.contains(&path) { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+        let wanted =
+            if UNSAFE_CRATES.contains(&path) { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
         assert!(text.lines().any(|line| line == wanted), "{path} lacks {wanted}");
     }
 }
@@ -146,7 +156,10 @@ fn unsafe_code_stays_where_it_belongs() {
 #[test]
 fn no_file_is_too_long() {
     let sources = sources();
-    let long = sources.iter().map(|(path, text)| (text.lines().count(), path)).filter(|(lines, _)| *lines > LINES_MAX);
+    let long = sources
+        .iter()
+        .map(|(path, text)| (text.lines().count(), path))
+        .filter(|(lines, _)| *lines > LINES_MAX);
     assert_eq!(long.collect::<Vec<_>>(), [], "a file of more than {LINES_MAX} lines hides a second noun");
 }
 
@@ -278,7 +291,8 @@ fn licence_expressions_are_understood() {
 fn bans_hold_and_advisories_are_known() {
     let (metadata, rules) = (metadata(), rules());
     let all: BTreeSet<&str> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
-    let hub: BTreeSet<&str> = built_from(&metadata, &["net"]).iter().map(|package| package.name.as_str()).collect();
+    let hub: BTreeSet<&str> =
+        built_from(&metadata, &["net"]).iter().map(|package| package.name.as_str()).collect();
     for (bans, names) in [(&rules.ban, &all), (&rules.ban_in_hub, &hub)] {
         for ban in bans {
             assert!(!names.contains(ban.package.as_str()), "{} is here: {}", ban.package, ban.reason);
@@ -296,9 +310,11 @@ fn bans_hold_and_advisories_are_known() {
 
 /// Everything that goes into crates of ours when they are built to run, themselves included; not what only tests use.
 fn built_from<'a>(metadata: &'a Metadata, names: &[&str]) -> Vec<&'a Package> {
-    let packages: BTreeMap<&PackageId, &Package> = metadata.packages.iter().map(|package| (&package.id, package)).collect();
+    let packages: BTreeMap<&PackageId, &Package> =
+        metadata.packages.iter().map(|package| (&package.id, package)).collect();
     let nodes = &metadata.resolve.as_ref().expect("metadata resolves").nodes;
-    let start = metadata.workspace_packages().into_iter().filter(|package| names.contains(&package.name.as_str()));
+    let start =
+        metadata.workspace_packages().into_iter().filter(|package| names.contains(&package.name.as_str()));
     let mut waiting: Vec<&PackageId> = start.map(|package| &package.id).collect();
     let mut seen: BTreeSet<&PackageId> = waiting.iter().copied().collect();
     while let Some(id) = waiting.pop() {

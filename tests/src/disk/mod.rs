@@ -401,10 +401,13 @@ mod tests {
         disk.write(file, 0, &[1; 10]).expect("a file");
         disk.sync(file).expect("a file");
         disk.cut();
-        assert_eq!(disk.node(file).map_or(0, |node| match &node.content {
-            Content::File { durable, .. } => durable.size(),
-            Content::Directory { .. } => 1,
-        }), 0);
+        assert_eq!(
+            disk.node(file).map_or(0, |node| match &node.content {
+                Content::File { durable, .. } => durable.size(),
+                Content::Directory { .. } => 1,
+            }),
+            0
+        );
     }
 
     #[test]

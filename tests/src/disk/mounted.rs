@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
@@ -224,7 +224,15 @@ impl Filesystem for Mounted {
         }
     }
 
-    fn mkdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
         match self.entry(|image| image.create_directory(parent.0, name, permissions(mode, umask))) {
             Ok(attributes) => reply.entry(&REMEMBER, &attributes, Generation(0)),
             Err(error) => reply.error(error),
@@ -304,21 +312,44 @@ impl Filesystem for Mounted {
         reply: ReplyWrite,
     ) {
         match self.with(|image| image.write(node.0, position, data)) {
-            Ok(()) => reply.written(u32::try_from(data.len()).expect("the kernel writes at most some mebibytes")),
+            Ok(()) => {
+                reply.written(u32::try_from(data.len()).expect("the kernel writes at most some mebibytes"))
+            }
             Err(error) => reply.error(error),
         }
     }
 
-    fn flush(&self, _request: &Request, _node: INodeNo, _handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         // Closing makes nothing durable.
         reply.ok();
     }
 
-    fn fsync(&self, _request: &Request, node: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
         self.sync(node, reply);
     }
 
-    fn fsyncdir(&self, _request: &Request, node: INodeNo, _handle: FileHandle, _data_only: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
         self.sync(node, reply);
     }
 
@@ -332,7 +363,8 @@ impl Filesystem for Mounted {
     ) {
         let listed = self.with(|image| {
             let entries = image.entries(node.0)?.iter();
-            let entries = entries.map(|(name, &number)| (name.clone(), number, image.entries(number).is_ok()));
+            let entries =
+                entries.map(|(name, &number)| (name.clone(), number, image.entries(number).is_ok()));
             Ok(entries.collect::<Vec<_>>())
         });
         let listed = match listed {
@@ -375,7 +407,11 @@ impl Filesystem for Mounted {
                 })?;
                 let end = position + bytes;
                 if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
-                    image.write(node.0, position, &vec![0; end.min(size).saturating_sub(position) as usize])?;
+                    image.write(
+                        node.0,
+                        position,
+                        &vec![0; end.min(size).saturating_sub(position) as usize],
+                    )?;
                 }
                 if mode & KEEP_SIZE == 0 && end > size {
                     image.resize(node.0, end)?;
