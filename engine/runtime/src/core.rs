@@ -47,6 +47,8 @@ pub(crate) struct Core {
     flush_count: Cell<u32>,
     /// Whether one of them failed.
     flush_failed: Cell<bool>,
+    /// The time, taken at most once between two turns: what a core's tasks append in that while is one moment to the log.
+    now: Cell<Option<Now>>,
     /// Calls for this core, kept until the turn's borrows are over.
     calls: RefCell<Vec<Call>>,
     /// Kept for its memory.
@@ -83,6 +85,7 @@ impl Core {
             closed: Cell::new(false),
             flush_count: Cell::new(0),
             flush_failed: Cell::new(false),
+            now: Cell::new(None),
             calls: RefCell::default(),
             mail: RefCell::default(),
         })
@@ -199,6 +202,7 @@ impl Core {
     pub(crate) fn turn(self: &Rc<Self>, context: &CoreContext) -> Option<u64> {
         let _fatal = FatalOnPanic::new("loop of a core");
         let now = self.clock.now();
+        self.now.set(Some(now));
         self.take_mail(now);
         let shard_timeout = self.run_shard(now);
         for call in self.calls.take() {
@@ -206,6 +210,7 @@ impl Core {
         }
         let wheel_timeout = self.connections.borrow_mut().advance(now.mono_ms);
         self.flush_mail();
+        self.now.set(None);
         [shard_timeout, wheel_timeout].into_iter().flatten().min()
     }
 
@@ -269,7 +274,7 @@ impl Core {
             }
         }
         while let Some(event) = shard.poll_monitor() {
-            monitor::log(&event);
+            monitor::log_event(&event);
         }
         while let Some(job) = shard.poll_job() {
             let helpers = self.helpers.borrow();
@@ -315,7 +320,9 @@ impl Core {
     fn with_shard(&self, act: impl FnOnce(&mut Shard<DmaStorage>, Now)) {
         let _fatal = FatalOnPanic::new("shard");
         if let Some(shard) = self.shard.borrow_mut().as_mut() {
-            act(shard, self.clock.now());
+            let now = self.now.get().unwrap_or_else(|| self.clock.now());
+            self.now.set(Some(now));
+            act(shard, now);
         }
     }
 

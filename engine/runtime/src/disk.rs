@@ -401,3 +401,6 @@ fn io_error(error: &GlommioError<()>) -> Option<&std::io::Error> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod log_tests;

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use engine::request::CoreId;
-use engine::shard::{OpenReport, PartitionStorage, Shard, ShardOpenError};
+use engine::shard::{PartitionStorage, Shard, ShardOpenError};
 use glommio::{GlommioError, LocalExecutorBuilder, Placement, PoolPlacement};
 use segment_log::storage::StorageError;
 use segment_log::storage::disk::DiskConfig;
@@ -22,6 +22,7 @@ use crate::disk::{DiskContext, DmaStorage};
 use crate::fatal::FatalOnPanic;
 use crate::helper::{HelperThreads, Helpers};
 use crate::limits::{CORE_COUNT_MAX, PREEMPT_MS, RING_DEPTH, RING_MEMORY_BYTES};
+use crate::monitor;
 use crate::probe::{ProbeError, check_io_uring};
 use crate::run::run_core;
 use crate::shared::{News, Shared};
@@ -370,9 +371,7 @@ impl CoreSeed {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed).map_err(io::Error::other)?;
         let (shard, reports) = Shard::open(config.shard.clone(), partitions, self.shared.clock.now(), seed)?;
-        reports.iter().for_each(log_report);
+        reports.iter().for_each(monitor::log_report);
         Ok(shard)
     }
 }
-
-fn log_report(_report: &OpenReport) {}

@@ -15,14 +15,14 @@ const SEGMENT_BYTES: u64 = 64 * BLOCK_BYTES as u64;
 const SEGMENT: SegmentNumber = SegmentNumber(7);
 
 /// A storage in `directory`, with its helper threads.
-fn open(directory: &Path) -> (DmaStorage, HelperThreads) {
+pub(super) fn open(directory: &Path) -> (DmaStorage, HelperThreads) {
     let (helpers, threads) = Helpers::start(1).expect("threads");
     let context = DiskContext { helpers, ring: Rc::new(|| {}), in_flight_count: Rc::default() };
     (DmaStorage::open(directory, DiskConfig::default(), context).expect("a directory"), threads)
 }
 
 /// Run `test` on an executor of its own.
-fn on_core<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
+pub(super) fn on_core<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     let executor = LocalExecutorBuilder::default()
         .io_memory(crate::limits::RING_MEMORY_BYTES)
         .make()
