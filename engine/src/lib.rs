@@ -1,2 +1,37 @@
-//! The hub's meaning: partitions, event logs, journals, readers and checkpoints, without threads, sockets or clocks.
+//! The hub's meaning: partitions, event logs, journals, sessions, readers and checkpoints, without threads, sockets or
+//! clocks.
+//!
+//! A [`Shard`](shard::Shard) is the partitions that one core runs. Its only door is [`request`]: closed enums for what is
+//! asked, answered and told. It owns no file: each partition asks its two logs' storages for what is to be done
+//! ([`segment_log::storage::Storage`]), and releases an answer once the record behind it is durable.
+//!
+//! [`embed`] is the same on the caller's thread, for programs that want the log and the identities without a network.
 #![forbid(unsafe_code)]
+
+mod access;
+mod checkpoints;
+mod config;
+pub mod door;
+pub mod embed;
+mod entry;
+pub mod event;
+pub mod event_log;
+mod fault;
+mod job;
+mod journal;
+pub mod limits;
+pub mod local_log;
+pub mod monitor;
+mod outbox;
+mod partition;
+pub mod payload;
+pub mod placement;
+mod readers;
+mod reading;
+pub mod request;
+mod sessions;
+pub mod shard;
+mod slots;
+
+pub use entry::EntryError;
+pub use segment_log::Now;

@@ -1,0 +1,155 @@
+//! Events on this machine's disk: the event log over `segment-log`.
+
+use std::collections::VecDeque;
+
+use segment_log::storage::Storage;
+use segment_log::{AppendError, Log, LogConfig, LogEvent, Now, Offset, OpenError, ReadLimit, RecoveryReport};
+
+use crate::event_log::{
+    EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError, Ticket,
+};
+use crate::journal::perform_all;
+use crate::payload::SharedRecords;
+use crate::request::SequenceNumber;
+
+/// A segment log and the storage that carries out what it asks for. The sequence number is the record's offset.
+pub struct LocalLog<S: Storage> {
+    log: Log<S::Buffer>,
+    storage: S,
+    submitted: VecDeque<Submitted>,
+    next_ticket: u64,
+    ticked_ms: Option<u64>,
+}
+
+struct Submitted {
+    ticket: Ticket,
+    first: u64,
+    end: u64,
+}
+
+impl<S: Storage> LocalLog<S> {
+    /// Open the log in a storage's directory, recovering what a crash left. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn open(
+        mut storage: S,
+        config: LogConfig,
+        now: Now,
+        seed: u64,
+    ) -> Result<(Self, RecoveryReport), OpenError> {
+        let (mut log, report) = Log::open(&mut storage, config, now, seed)?;
+        // The first segment is made now, so that events are taken from the first turn on.
+        perform_all(&mut log, &mut storage);
+        Ok((Self { log, storage, submitted: VecDeque::new(), next_ticket: 0, ticked_ms: None }, report))
+    }
+}
+
+impl<S: Storage> EventLog for LocalLog<S> {
+    fn submit(&mut self, records: &[&[&[u8]]], time_ms: u64) -> Result<Ticket, SubmitError> {
+        let first = self.log.append(records, time_ms).map_err(|error| match error {
+            AppendError::Busy => SubmitError::Busy,
+            AppendError::NoSpace => SubmitError::Full,
+            AppendError::Latched | AppendError::Closed => SubmitError::Failed,
+            AppendError::TooLarge { bytes, bytes_max } => {
+                SubmitError::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
+            }
+        })?;
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.submitted.push_back(Submitted { ticket, first: first.0, end: first.0 + records.len() as u64 });
+        Ok(ticket)
+    }
+
+    fn poll(&mut self, now: Now) {
+        // Once per moment: a tick wakes readers that the last one woke in vain.
+        if self.ticked_ms.replace(now.mono_ms) != Some(now.mono_ms) {
+            self.log.tick(now);
+        }
+        segment_log::drive(&mut self.log, &mut self.storage);
+    }
+
+    fn poll_news(&mut self) -> Option<EventLogNews> {
+        // Submissions first: a log that failed later still keeps what it had made durable.
+        let durable = self.log.committed().0;
+        if self.submitted.front().is_some_and(|submitted| submitted.end <= durable) {
+            let submitted = self.submitted.pop_front()?;
+            return Some(EventLogNews::Appended {
+                ticket: submitted.ticket,
+                first: SequenceNumber(submitted.first),
+            });
+        }
+        while let Some(event) = self.log.poll_event() {
+            let news = match event {
+                LogEvent::Loaded => EventLogNews::Loaded,
+                LogEvent::Removed { first, .. } => EventLogNews::Retired { first: SequenceNumber(first.0) },
+                LogEvent::PrepareFailed { error, .. } => {
+                    EventLogNews::SpaceLacking { text: error.to_string() }
+                }
+                LogEvent::SpaceReturned => EventLogNews::SpaceReturned,
+                LogEvent::Latched { error, .. } => EventLogNews::Failed { text: error.to_string() },
+                LogEvent::Damaged(range) => EventLogNews::Damaged {
+                    first: SequenceNumber(range.first.0),
+                    resume: SequenceNumber(range.resume.0),
+                },
+                _ => continue,
+            };
+            return Some(news);
+        }
+        None
+    }
+
+    fn bounds(&self) -> LogBounds {
+        LogBounds {
+            first: SequenceNumber(self.log.first().0),
+            next: SequenceNumber(self.log.committed().0),
+            submitted: SequenceNumber(self.log.next().0),
+            last_time_ms: self.log.last_time_ms(),
+        }
+    }
+
+    fn read(&mut self, from: SequenceNumber, budget: ReadBudget) -> Result<EventRead, ReadError> {
+        let limit = ReadLimit { bytes: budget.bytes_max as usize, records: budget.event_count_max };
+        match self.log.read(Offset(from.0), limit).map_err(|error| self.read_error(error))? {
+            segment_log::Read::Pending => Ok(EventRead::Pending),
+            segment_log::Read::End => Ok(EventRead::End),
+            segment_log::Read::Records(slice) => match SharedRecords::check(slice.shared()) {
+                Ok(records) => Ok(EventRead::Events(records)),
+                // Fail closed for the one record that nobody can read, and go on behind it.
+                Err(foreign) => Err(ReadError::Damaged {
+                    first: foreign.sequence,
+                    resume: SequenceNumber(foreign.sequence.0 + 1),
+                }),
+            },
+        }
+    }
+
+    fn seek_time(&mut self, time_ms: u64) -> Result<Option<SequenceNumber>, ReadError> {
+        match self.log.seek_time(time_ms).map_err(|error| self.read_error(error))? {
+            segment_log::Seek::At(offset) => Ok(Some(SequenceNumber(offset.0))),
+            segment_log::Seek::Pending => Ok(None),
+        }
+    }
+
+    fn next_timeout_ms(&self) -> Option<u64> {
+        self.log.next_tick_ms()
+    }
+}
+
+impl<S: Storage> LocalLog<S> {
+    fn read_error(&self, error: segment_log::ReadError) -> ReadError {
+        match error {
+            segment_log::ReadError::BeforeFirst { first } => {
+                ReadError::BeforeFirst { first: SequenceNumber(first.0) }
+            }
+            segment_log::ReadError::BeyondEnd { .. } => {
+                ReadError::BeforeFirst { first: SequenceNumber(self.log.first().0) }
+            }
+            segment_log::ReadError::Storage(_) => ReadError::Unreadable,
+            segment_log::ReadError::Damaged { first, resume } => {
+                ReadError::Damaged { first: SequenceNumber(first.0), resume: SequenceNumber(resume.0) }
+            }
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The unit of placement: one event log, one journal, and the identities, sessions, readers and checkpoints that go with
+//! them.
+
+mod checking;
+mod consuming;
+mod identities;
+mod opening;
+mod telemetry;
+
+use std::collections::VecDeque;
+
+use registry::{Random, RegistryError, SnapshotFile, Store};
+use segment_log::storage::Storage;
+use segment_log::{LogEvent, Now};
+
+use crate::checkpoints::Checkpoints;
+use crate::config::ShardConfig;
+use crate::event_log::{EventLog, EventLogNews};
+use crate::job::{Job, JobDone};
+use crate::journal::{Journal, JournalNews, Mark};
+use crate::limits::READ_BYTES_PER_TURN;
+use crate::monitor::{LogName, MonitorEvent};
+use crate::outbox::Outbox;
+use crate::reading::Reading;
+use crate::request::{
+    Caller, ConnectionId, EngineError, PartitionId, PartitionStatus, Reply, Request, SequenceNumber,
+};
+use crate::sessions::Sessions;
+use telemetry::PendingAppend;
+
+pub use opening::PartitionStorage;
+pub(crate) use opening::open;
+
+/// A partition in service. `E` is where its events live, `S` the storage of its journal.
+pub(crate) struct Partition<E: EventLog, S: Storage> {
+    id: PartitionId,
+    events: E,
+    journal: Journal<S>,
+    store: Store,
+    checkpoints: Checkpoints,
+    sessions: Sessions,
+    reading: Reading,
+    /// Submitted and not durable yet, oldest first.
+    appends: VecDeque<PendingAppend>,
+    events_failed: bool,
+    /// Enqueued time of the newest durable event.
+    last_enqueued_ms: u64,
+    flushes: Vec<Flush>,
+    jobs: VecDeque<Job>,
+    /// Made, and adopted once it is stored.
+    snapshot_file: Option<SnapshotFile>,
+}
+
+/// A caller that waits for everything so far.
+struct Flush {
+    caller: Caller,
+    journal: Mark,
+    events: SequenceNumber,
+}
+
+/// What a partition works with during one call.
+pub(crate) struct Turn<'a> {
+    /// The time.
+    pub now: Now,
+    /// The settings.
+    pub config: &'a ShardConfig,
+    /// Where answers go.
+    pub out: &'a mut Outbox,
+    /// Where chance comes from.
+    pub random: Random<'a>,
+}
+
+impl<E: EventLog, S: Storage> Partition<E, S> {
+    /// Take a request. Those that wait for durability are answered by a later [`Partition::poll`].
+    pub fn handle_request(&mut self, caller: Caller, request: Request, turn: &mut Turn<'_>) {
+        match request {
+            Request::Append(block) => self.append(caller, block.session, &block.events(), turn),
+            Request::OpenReader { group, start, epoch, name, .. } => {
+                self.open_reader(caller, group, start, epoch, name, turn);
+            }
+            Request::Read { reader, event_count_max, bytes_max } => {
+                self.reading.ask(caller, reader, event_count_max, bytes_max, turn.out);
+            }
+            Request::CancelRead { reader } => {
+                let status = self.status();
+                self.reading.cancel(caller.connection, reader, status, turn.out);
+            }
+            Request::CloseReader { reader } => self.close_reader(caller.connection, reader, turn),
+            Request::CloseSession { session } => self.close_session(caller.connection, session, turn),
+            Request::DescribePartition { .. } => {
+                turn.out.reply(caller, Reply::PartitionStatus(self.status()));
+            }
+            Request::Flush { .. } => {
+                let (journal, events) = (self.journal.mark(), self.events.bounds().submitted);
+                self.flushes.push(Flush { caller, journal, events });
+            }
+            request => self.handle_journaled(caller, request, turn),
+        }
+    }
+
+    /// Requests whose answers show what the journal knows, and leave when that is durable.
+    fn handle_journaled(&mut self, caller: Caller, request: Request, turn: &mut Turn<'_>) {
+        if self.journal.has_failed() {
+            return turn.out.fail(caller, EngineError::StorageFailed);
+        }
+        if !self.journal.has_room() {
+            return turn.out.fail(caller, EngineError::Busy);
+        }
+        let answer = match request {
+            Request::Authenticate { token, protocol, .. } => self.authenticate(&token, protocol, turn),
+            Request::AuthenticatePolicyKey { policy, key, protocol } => {
+                self.authenticate_policy_key(&policy, &key, protocol, turn)
+            }
+            Request::AuthenticateDeviceKey { device, key, protocol } => {
+                self.authenticate_device_key(&device, &key, protocol, turn)
+            }
+            Request::OpenSession { device, grant, protocol } => {
+                self.open_session(caller.connection, device, &grant, protocol, turn)
+            }
+            Request::CreateDevice(draft) => self.create_device(draft, turn),
+            Request::UpdateDevice { draft, if_match } => self.update_device(draft, &if_match, turn),
+            Request::DeleteDevice { device, if_match } => self.delete_device(&device, &if_match, turn),
+            Request::FindDevice { device } => self.find_device(&device),
+            Request::ListDevices { after, count_max, .. } => self.list_devices(after.as_ref(), count_max),
+            Request::CountDevices { .. } => Ok(Reply::DeviceCounts(self.count_devices())),
+            Request::PutCheckpoint { group, number, force, .. } => {
+                self.put_checkpoint(group, number, force, turn)
+            }
+            Request::FindCheckpoint { group, .. } => Ok(Reply::Checkpoint(self.checkpoints.find(group))),
+            Request::DropConsumerGroup { group, .. } => self.drop_group(group, turn),
+            Request::FindConsumerGroup { name } => self.find_group(&name),
+            Request::CreateConsumerGroup { name } => self.create_group(&name, turn),
+            Request::DeleteConsumerGroup { name } => self.delete_group(&name, turn),
+            Request::ListConsumerGroups => Ok(self.list_groups()),
+            Request::FindPolicy { name } => self.find_policy(&name),
+            request => unreachable!("{request:?} is answered by handle_request"),
+        };
+        self.journal.answer(caller, answer.unwrap_or_else(Reply::Failed));
+    }
+
+    /// A connection is gone: its sessions and readers end, and nobody is told.
+    pub fn handle_connection_closed(&mut self, connection: ConnectionId, turn: &mut Turn<'_>) {
+        for session in self.sessions.of_connection(connection) {
+            self.end_session(session, None, turn);
+        }
+        for reader in self.reading.readers.of_connection(connection) {
+            self.reading.end(reader);
+        }
+    }
+
+    /// Take the result of a job.
+    pub fn handle_job_done(&mut self, done: JobDone, turn: &mut Turn<'_>) {
+        match done.made {
+            None => {}
+            Some(Ok(made)) => {
+                self.journal.finish_snapshot(Some(made.bytes));
+                self.snapshot_file = Some(made.file);
+            }
+            Some(Err(error)) => {
+                self.journal.finish_snapshot(None);
+                self.snapshot_failed(error.to_string(), turn);
+            }
+        }
+    }
+
+    /// The end of a turn: what was appended goes out to the storage, what is durable is answered.
+    pub fn poll(&mut self, turn: &mut Turn<'_>) {
+        self.journal.poll(turn.now);
+        self.take_journal_news(turn);
+        // A read may ask for bytes to be loaded, which has to go out in this turn, and is done at once by a storage that
+        // blocks. Only news make work, so this ends.
+        let mut budget = READ_BYTES_PER_TURN;
+        loop {
+            self.events.poll(turn.now);
+            self.take_event_news(turn);
+            if budget == 0 || !self.reading.has_work() {
+                break;
+            }
+            let status = self.status();
+            self.reading.serve(&mut self.events, status, &mut budget, turn.out);
+        }
+        self.release_answers(turn);
+        self.release_flushes(turn);
+        if self.journal.snapshot_is_due() {
+            self.begin_snapshot();
+        }
+    }
+
+    /// Work for another thread.
+    pub fn poll_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// When to poll again without other cause, on the monotonic clock.
+    pub fn next_timeout_ms(&self, now: Now) -> Option<u64> {
+        let busy = self.reading.has_work().then_some(now.mono_ms);
+        [busy, self.events.next_timeout_ms(), self.journal.next_timeout_ms()].into_iter().flatten().min()
+    }
+
+    /// What the partition holds.
+    pub fn status(&self) -> PartitionStatus {
+        let bounds = self.events.bounds();
+        PartitionStatus {
+            partition: self.id,
+            first: bounds.first,
+            next: bounds.next,
+            last_enqueued_ms: self.last_enqueued_ms,
+        }
+    }
+
+    fn take_journal_news(&mut self, turn: &mut Turn<'_>) {
+        let (partition, at_ms, log) = (self.id, turn.now.wall_ms, LogName::Journal);
+        while let Some(news) = self.journal.poll_news() {
+            match news {
+                JournalNews::SnapshotStored { bytes } => {
+                    if let Some(file) = self.snapshot_file.take() {
+                        self.jobs.push_back(Job::free(self.id, self.store.adopt(file)));
+                    }
+                    turn.out.counters.snapshots += 1;
+                    turn.out.monitor(MonitorEvent::SnapshotTaken { at_ms, partition, bytes });
+                }
+                JournalNews::SnapshotFailed { text } => {
+                    self.snapshot_file = None;
+                    self.snapshot_failed(text, turn);
+                }
+                JournalNews::Log(LogEvent::Latched { error, .. }) => {
+                    let text = error.to_string();
+                    turn.out.monitor(MonitorEvent::LogFailed { at_ms, partition, log, text });
+                }
+                JournalNews::Log(LogEvent::PrepareFailed { error }) => {
+                    let text = error.to_string();
+                    turn.out.monitor(MonitorEvent::SpaceLacking { at_ms, partition, log, text });
+                }
+                JournalNews::Log(LogEvent::SpaceReturned) => {
+                    turn.out.monitor(MonitorEvent::SpaceReturned { at_ms, partition, log });
+                }
+                JournalNews::Log(_) => {}
+            }
+        }
+    }
+
+    fn take_event_news(&mut self, turn: &mut Turn<'_>) {
+        let (partition, at_ms, log) = (self.id, turn.now.wall_ms, LogName::Events);
+        while let Some(news) = self.events.poll_news() {
+            match news {
+                EventLogNews::Appended { ticket, first } => {
+                    self.release_append(ticket, first, turn);
+                    self.reading.wake_at_end();
+                }
+                EventLogNews::Loaded => self.reading.wake_loading(),
+                EventLogNews::Retired { first } => {
+                    turn.out.monitor(MonitorEvent::EventsRetired { at_ms, partition, first: first.0 });
+                }
+                EventLogNews::Failed { text } => {
+                    self.fail_appends(turn);
+                    turn.out.monitor(MonitorEvent::LogFailed { at_ms, partition, log, text });
+                }
+                EventLogNews::SpaceLacking { text } => {
+                    turn.out.monitor(MonitorEvent::SpaceLacking { at_ms, partition, log, text });
+                }
+                EventLogNews::SpaceReturned => {
+                    turn.out.monitor(MonitorEvent::SpaceReturned { at_ms, partition, log });
+                }
+                EventLogNews::Damaged { first, resume } => turn.out.monitor(MonitorEvent::LogDamaged {
+                    at_ms,
+                    partition,
+                    log,
+                    first: first.0,
+                    resume: resume.0,
+                }),
+            }
+        }
+    }
+
+    fn release_answers(&mut self, turn: &mut Turn<'_>) {
+        while let Some((caller, reply)) = self.journal.poll_answer() {
+            let reply = match reply {
+                // It may have been ended again while the answer waited.
+                Reply::SessionOpened(session) => match self.sessions.find_mut(session, caller.connection) {
+                    Ok(_) => reply,
+                    Err(reason) => Reply::Failed(EngineError::SessionEnded(reason)),
+                },
+                reply => reply,
+            };
+            turn.out.reply(caller, reply);
+        }
+    }
+
+    fn release_flushes(&mut self, turn: &mut Turn<'_>) {
+        let (durable, next) = (self.journal.durable(), self.events.bounds().next);
+        let failed = self.journal.has_failed() || self.events_failed;
+        let snapshot = self.journal.snapshot_is_under_way() || self.journal.snapshot_is_due();
+        self.flushes.retain(|flush| {
+            if failed {
+                turn.out.fail(flush.caller, EngineError::StorageFailed);
+                return false;
+            }
+            let waits = snapshot || flush.journal > durable || flush.events > next;
+            if !waits {
+                turn.out.reply(flush.caller, Reply::Done);
+            }
+            waits
+        });
+    }
+
+    fn begin_snapshot(&mut self) {
+        let mark = self.journal.begin_snapshot();
+        let extra = crate::entry::encode_extra(mark.0, &self.checkpoints);
+        self.jobs.push_back(Job::snapshot(self.id, self.store.snapshot_job(extra)));
+    }
+
+    fn snapshot_failed(&mut self, text: String, turn: &mut Turn<'_>) {
+        let (at_ms, partition) = (turn.now.wall_ms, self.id);
+        turn.out.monitor(MonitorEvent::SnapshotFailed { at_ms, partition, text });
+    }
+}
+
+/// What the registry refuses, in the engine's words.
+fn refused(error: RegistryError) -> EngineError {
+    match error {
+        RegistryError::DeviceNotFound => EngineError::DeviceNotFound,
+        RegistryError::ConsumerGroupNotFound => EngineError::ConsumerGroupNotFound,
+        RegistryError::ConsumerGroupExists => EngineError::ConsumerGroupExists,
+        RegistryError::ConsumerGroupDefault => EngineError::ConsumerGroupInvalid("$Default always exists"),
+        RegistryError::InvalidConsumerGroupName => {
+            EngineError::ConsumerGroupInvalid("a name is 1 to 50 characters of A-Z a-z 0-9 . _ -")
+        }
+        RegistryError::ConsumerGroupsExhausted { .. } => {
+            EngineError::ConsumerGroupInvalid("the hub has as many consumer groups as it may")
+        }
+        error => EngineError::Registry(error),
+    }
+}

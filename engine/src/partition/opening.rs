@@ -1,0 +1,135 @@
+//! Opening a partition: recovery of both logs, the snapshot, and the journal on top of it.
+
+use registry::{Change, FileBytes, KeySealer, Store, builtin_policies};
+use segment_log::Finding;
+use segment_log::storage::Storage;
+
+use super::{Partition, Turn};
+use crate::entry::{self, Entry};
+use crate::event_log::EventLog;
+use crate::fault::{OpenReport, PartitionFault};
+use crate::journal::{Journal, JournalOptions, Mark, SNAPSHOT_NAME};
+use crate::local_log::LocalLog;
+use crate::monitor::{LogName, MonitorEvent};
+use crate::placement::HUB_PARTITION;
+use crate::readers::Readers;
+use crate::reading::Reading;
+use crate::request::PartitionId;
+use crate::sessions::Sessions;
+
+/// Where a partition lies: the storages of its two directories.
+#[derive(Debug)]
+pub struct PartitionStorage<S> {
+    /// Which partition.
+    pub id: PartitionId,
+    /// The directory of its event log.
+    pub events: S,
+    /// The directory of its journal.
+    pub journal: S,
+}
+
+/// Open a partition. Blocks. The report says what was found, also where the partition cannot be served.
+pub(crate) fn open<S: Storage>(
+    storage: PartitionStorage<S>,
+    turn: &mut Turn<'_>,
+) -> (Option<Partition<LocalLog<S>, S>>, OpenReport) {
+    let partition = storage.id;
+    let mut report = OpenReport { partition, events: None, journal: None, device_count: 0, fault: None };
+    match try_open(storage, turn, &mut report) {
+        Ok(partition) => (Some(partition), report),
+        Err(fault) => {
+            report.fault = Some(fault);
+            (None, report)
+        }
+    }
+}
+
+fn try_open<S: Storage>(
+    storage: PartitionStorage<S>,
+    turn: &mut Turn<'_>,
+    report: &mut OpenReport,
+) -> Result<Partition<LocalLog<S>, S>, PartitionFault> {
+    let PartitionStorage { id, events, journal: mut journal_storage } = storage;
+    let (config, now) = (turn.config, turn.now);
+    let sealer = KeySealer::new(&config.data_key);
+
+    let snapshot = journal_storage.read_file(SNAPSHOT_NAME)?.map(|file| file as FileBytes);
+    let (mut store, extra) = Store::open(snapshot, sealer.clone())?;
+    let (mark, mut checkpoints) = entry::decode_extra(&extra)?;
+    let options = JournalOptions {
+        log: config.journal.clone(),
+        sealer,
+        seed: seed(turn),
+        waiting_count_max: config.limits.change_waiting_max as usize,
+        snapshot_due_bytes: config.snapshot_due_bytes,
+    };
+    let (journal, recovered) =
+        Journal::open(journal_storage, options, Mark(mark), now, |entry| match entry {
+            Entry::Registry(change) => store.apply(change),
+            Entry::Checkpoint { group, number } => checkpoints.put(group, number),
+            Entry::CheckpointDropped { group } => checkpoints.drop_group(group),
+        })?;
+    report.journal = Some(recovered);
+
+    let (events, recovered) = LocalLog::open(events, config.events.clone(), now, seed(turn))?;
+    let damaged = recovered.findings.iter().filter_map(|finding| match finding {
+        Finding::Damaged(range) => Some(range),
+        _ => None,
+    });
+    for range in damaged {
+        turn.out.monitor(MonitorEvent::LogDamaged {
+            at_ms: now.wall_ms,
+            partition: id,
+            log: LogName::Events,
+            first: range.first.0,
+            resume: range.resume.0,
+        });
+    }
+    report.events = Some(recovered);
+    let count = store.count();
+    report.device_count = count.enabled + count.disabled;
+
+    let mut partition = Partition {
+        id,
+        last_enqueued_ms: events.bounds().last_time_ms,
+        events,
+        journal,
+        store,
+        checkpoints,
+        sessions: Sessions::new(id, config.limits.session_count_max),
+        reading: Reading::new(Readers::new(id, config.limits.reader_count_max)),
+        appends: Default::default(),
+        events_failed: false,
+        flushes: Vec::new(),
+        jobs: Default::default(),
+        snapshot_file: None,
+    };
+    if id == HUB_PARTITION && partition.store.policies().is_empty() {
+        partition.put_first_policies(turn)?;
+    }
+    Ok(partition)
+}
+
+impl<E: EventLog, S: Storage> Partition<E, S> {
+    /// The policies of a new hub. Who asks for one is answered when it is durable.
+    fn put_first_policies(&mut self, turn: &mut Turn<'_>) -> Result<(), PartitionFault> {
+        let policies = match turn.config.first_policies.is_empty() {
+            true => builtin_policies(turn.random),
+            false => turn.config.first_policies.clone(),
+        };
+        for policy in policies {
+            let change = Change::PutPolicy(policy);
+            self.journal
+                .append_opening(&Entry::Registry(change.clone()), turn.now)
+                .map_err(PartitionFault::FirstPolicies)?;
+            self.store.apply(change);
+        }
+        Ok(())
+    }
+}
+
+fn seed(turn: &mut Turn<'_>) -> u64 {
+    let mut bytes = [0; 8];
+    (turn.random)(&mut bytes);
+    u64::from_le_bytes(bytes)
+}

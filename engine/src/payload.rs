@@ -1,0 +1,114 @@
+//! Runs of stored events that travel to a reader: cloned without a copy, readable from any core.
+
+use segment_log::SharedSlice;
+
+use crate::event::{EventError, StoredEvent};
+use crate::request::SequenceNumber;
+
+/// A run of events in order and without a gap, as they are stored. A clone costs a reference count.
+///
+/// Records of sealed segments are served from the map; a run of the tail was copied once when it was first read, and
+/// readers of the same run share that copy.
+#[derive(Clone, Debug)]
+pub struct SharedRecords {
+    slice: Option<SharedSlice>,
+    first: u64,
+    end: u64,
+    bytes: usize,
+}
+
+impl SharedRecords {
+    /// No event at all: what a cancelled read is answered with.
+    pub(crate) fn empty(at: SequenceNumber) -> Self {
+        Self { slice: None, first: at.0, end: at.0, bytes: 0 }
+    }
+
+    /// Take a slice over, once each of its records is known to be an event.
+    pub(crate) fn check(slice: SharedSlice) -> Result<Self, ForeignRecord> {
+        let (mut first, mut end, mut bytes) = (None, 0, 0);
+        for record in slice.iter() {
+            let sequence = SequenceNumber(record.offset.0);
+            StoredEvent::decode(sequence, record.time_ms, record.payload)
+                .map_err(|error| ForeignRecord { sequence, error })?;
+            first.get_or_insert(sequence.0);
+            end = sequence.0 + 1;
+            bytes += record.payload.len();
+        }
+        Ok(Self { first: first.unwrap_or(end), end, bytes, slice: Some(slice) })
+    }
+
+    /// The part that begins at `from` and stays within the budget: at least one event, at most `event_count_max`, and no
+    /// more than `bytes_max` of records beyond the first. None when `from` is not in this run.
+    pub(crate) fn part(&self, from: SequenceNumber, event_count_max: u32, bytes_max: u32) -> Option<Self> {
+        if !(self.first..self.end).contains(&from.0) {
+            return None;
+        }
+        let count_end = from.0.saturating_add(u64::from(event_count_max.max(1))).min(self.end);
+        if from.0 == self.first && count_end == self.end && self.bytes <= bytes_max as usize {
+            return Some(self.clone());
+        }
+        let (mut end, mut bytes) = (from.0, 0);
+        for event in self.iter() {
+            if event.sequence.0 < from.0 {
+                continue;
+            }
+            let size = stored_bytes(&event);
+            if event.sequence.0 >= count_end || (end > from.0 && bytes + size > bytes_max as usize) {
+                break;
+            }
+            end = event.sequence.0 + 1;
+            bytes += size;
+        }
+        Some(Self { slice: self.slice.clone(), first: from.0, end, bytes })
+    }
+
+    /// The events in order.
+    pub fn iter(&self) -> impl Iterator<Item = StoredEvent<'_>> {
+        self.slice
+            .iter()
+            .flat_map(SharedSlice::iter)
+            .filter(|record| (self.first..self.end).contains(&record.offset.0))
+            .map(|record| {
+                StoredEvent::decode(SequenceNumber(record.offset.0), record.time_ms, record.payload)
+                    .expect("each record was decoded when the run was made, and its bytes never change")
+            })
+    }
+
+    /// How many events.
+    pub fn len(&self) -> usize {
+        usize::try_from(self.end - self.first).expect("a run lies in memory")
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.first == self.end
+    }
+
+    /// Bytes of the stored records, without the log's own heads.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number of the first event, or where one would be.
+    pub fn first(&self) -> SequenceNumber {
+        SequenceNumber(self.first)
+    }
+
+    /// The number behind the last event.
+    pub fn end(&self) -> SequenceNumber {
+        SequenceNumber(self.end)
+    }
+}
+
+fn stored_bytes(event: &StoredEvent<'_>) -> usize {
+    crate::event::EVENT_HEADER_BYTES + event.device.len() + event.annotations.len() + event.message.len()
+}
+
+/// A record with the right checksum that is no event of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ForeignRecord {
+    /// Where it is.
+    pub sequence: SequenceNumber,
+    /// What is wrong with it.
+    pub error: EventError,
+}

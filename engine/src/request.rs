@@ -1,0 +1,694 @@
+//! The engine's only door: what a caller asks ([`Request`]), what it is told ([`Reply`]), and what it learns unasked
+//! ([`Notice`]).
+//!
+//! All three are closed, owned and `Send`, so that a caller may live on another core. The one borrowed form is
+//! [`AppendView`]: a caller on the shard's own core hands over the bytes where they lie, and the shard copies them into
+//! the log's write buffer, once. No word of AMQP, HTTP or MQTT appears here.
+
+use registry::{
+    ConsumerGroupId, DeviceId, DeviceKeys, DeviceStatus, ETag, GenerationId, PolicyName, RegistryError,
+    Rights,
+};
+
+pub use registry::DeviceDraft;
+
+use crate::monitor::Protocol;
+use crate::payload::SharedRecords;
+
+/// A partition of the hub, from 0. Stable for ever: it is written in paths and hashed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionId(pub u16);
+
+/// The place of an event in its partition: from 0, one per event, never reused. The Event Hubs offset is this number in
+/// decimal text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceNumber(pub u64);
+
+/// A core of this run. Nothing on disk names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CoreId(pub u16);
+
+/// One connection of this run: its core, its slot there, and a generation that tells it from earlier users of the slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    /// The core whose listener accepted the connection.
+    pub core: CoreId,
+    /// Slot in that core's table.
+    pub slot: u32,
+    /// Counts the users of the slot.
+    pub generation: u32,
+}
+
+/// Who asks, and the caller's own mark for the answer. Each request is answered exactly once with the same `Caller`,
+/// but for those whose docs say that they have no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Caller {
+    /// The connection to answer.
+    pub connection: ConnectionId,
+    /// Opaque to the engine; comes back with the reply.
+    pub token: u64,
+}
+
+/// A device that is attached for telemetry: one per device and connection, issued by the device's shard. A newer
+/// connection's session of the same device ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    /// The device's partition.
+    pub partition: PartitionId,
+    /// Slot in the partition's table of live sessions.
+    pub slot: u32,
+    /// Tells it from earlier users of the slot.
+    pub generation: u32,
+}
+
+/// A reader of one partition, issued by the partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ReaderId {
+    /// The partition it reads.
+    pub partition: PartitionId,
+    /// Slot in the partition's table of readers.
+    pub slot: u32,
+    /// Tells it from earlier users of the slot.
+    pub generation: u32,
+}
+
+/// What a verified token allows. Kept by the connection; checked again wherever it is used, because identities change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Whose key signed it.
+    pub principal: Principal,
+    /// What the token's `sr` covers below the hub's host: path segments, decoded. Empty: the whole hub.
+    pub resource: Vec<String>,
+    /// When the token ends, seconds since 1970, without the allowed skew.
+    pub expires_s: u64,
+}
+
+/// The holder of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// A device's own key, of this generation and this state of its keys.
+    Device {
+        /// The device that the token names.
+        device: DeviceId,
+        /// The identity it was verified against.
+        generation: GenerationId,
+        /// Version of the identity's keys at that time: a token verified against older keys no longer attaches.
+        keys_version: u64,
+    },
+    /// A hub policy.
+    Policy {
+        /// Its name.
+        name: PolicyName,
+        /// Its rights when it was verified.
+        rights: Rights,
+    },
+}
+
+/// Where a reader starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest event kept.
+    Earliest,
+    /// Only events appended after now.
+    Latest,
+    /// Behind (or, when inclusive, at) this sequence number. `-1`, before the first, is [`Start::Earliest`].
+    Sequence {
+        /// The number.
+        number: u64,
+        /// Whether the event of that number is read too.
+        inclusive: bool,
+    },
+    /// The first event enqueued after (or, when inclusive, at) this time.
+    Time {
+        /// Milliseconds since 1970, UTC.
+        ms: u64,
+        /// Whether an event of that very millisecond is read too.
+        inclusive: bool,
+    },
+    /// Behind the group's checkpoint; without one, the oldest.
+    Checkpoint,
+}
+
+/// One event to append, where its bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub struct EventView<'a> {
+    /// The AMQP bare message (properties, application properties, body sections), opaque to the engine.
+    pub message: &'a [u8],
+    /// Further message annotations, encoded as AMQP map entries (key, value, key, value ...) without the map's head.
+    /// May be empty.
+    pub annotations: &'a [u8],
+    /// Number of AMQP values in `annotations` (twice the number of entries).
+    pub annotation_value_count: u16,
+}
+
+/// Events to append for one session, all or none, in this order. Answered by [`Reply::Appended`] once durable.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendView<'a> {
+    /// The device that sends.
+    pub session: SessionId,
+    /// At least one.
+    pub events: &'a [EventView<'a>],
+}
+
+/// The owned form of [`AppendView`], for the way to another core: all bytes in one block.
+#[derive(Clone, Debug)]
+pub struct AppendBlock {
+    /// The device that sends.
+    pub session: SessionId,
+    /// All events' bytes, one behind the other.
+    pub bytes: Vec<u8>,
+    /// Where each event lies in `bytes`.
+    pub spans: Vec<EventSpan>,
+}
+
+impl AppendBlock {
+    /// The events where they lie in the block.
+    ///
+    /// # Panics
+    ///
+    /// If a span lies outside of the block.
+    pub fn events(&self) -> Vec<EventView<'_>> {
+        let view = |span: &EventSpan| {
+            let (_, rest) = self.bytes.split_at(span.start as usize);
+            let (annotations, rest) = rest.split_at(span.annotations_bytes as usize);
+            let (message, _) = rest.split_at(span.message_bytes as usize);
+            EventView { message, annotations, annotation_value_count: span.annotation_value_count }
+        };
+        self.spans.iter().map(view).collect()
+    }
+}
+
+/// One event's place in an [`AppendBlock`]: annotations first, the message behind them.
+#[derive(Clone, Copy, Debug)]
+pub struct EventSpan {
+    /// Where the annotations begin.
+    pub start: u32,
+    /// Length of the annotations.
+    pub annotations_bytes: u32,
+    /// Number of AMQP values in the annotations.
+    pub annotation_value_count: u16,
+    /// Length of the message.
+    pub message_bytes: u32,
+}
+
+/// The condition on which an identity is changed or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// Whatever its ETag (`*`).
+    Any,
+    /// Only with this ETag.
+    ETag(ETag),
+}
+
+/// What can be asked of a shard. The router finds the shard by [`Request::partition`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Request {
+    /// Verify a SAS token. A token without `skn` goes to the device's partition, one with `skn` to partition 0.
+    /// Reply: [`Reply::Authenticated`].
+    Authenticate {
+        /// Where it is verified: see [`crate::placement`].
+        partition: PartitionId,
+        /// The whole token text. Never logged.
+        token: SecretText,
+        /// How it was presented, for monitoring.
+        protocol: Protocol,
+    },
+    /// Verify a raw policy key (SASL PLAIN with the key's text as password). Partition 0. Reply: [`Reply::Authenticated`].
+    AuthenticatePolicyKey {
+        /// The policy.
+        policy: String,
+        /// The key's base64 text. Never logged.
+        key: SecretText,
+        /// For monitoring.
+        protocol: Protocol,
+    },
+    /// Verify a raw device key (SASL PLAIN). Reply: [`Reply::Authenticated`].
+    AuthenticateDeviceKey {
+        /// The device.
+        device: DeviceId,
+        /// The key's base64 text. Never logged.
+        key: SecretText,
+        /// For monitoring.
+        protocol: Protocol,
+    },
+    /// A device attaches for telemetry. The grant is checked again against the identity as it is now. An older session
+    /// of the device on another connection ends ([`Notice::SessionEnded`], `Stolen`). Reply: [`Reply::SessionOpened`].
+    OpenSession {
+        /// The device.
+        device: DeviceId,
+        /// What the connection rests on.
+        grant: Grant,
+        /// For stamps and monitoring.
+        protocol: Protocol,
+    },
+    /// The device's last link on the connection is gone. No reply.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Append from another core; see [`AppendView`]. Reply: [`Reply::Appended`].
+    Append(AppendBlock),
+    /// Attach a reader. Reply: [`Reply::ReaderOpened`].
+    OpenReader {
+        /// The partition.
+        partition: PartitionId,
+        /// The consumer group, found by [`Request::FindConsumerGroup`].
+        group: ConsumerGroupId,
+        /// Where to start.
+        start: Start,
+        /// Owner level: one live reader with an epoch per partition and group; the newcomer wins unless its epoch is lower.
+        epoch: Option<i64>,
+        /// The reader's own name for texts about stealing.
+        name: Option<String>,
+    },
+    /// Ask for events. One outstanding read per reader; it waits until there is at least one event, the reader ends or
+    /// [`Request::CancelRead`]. Reply: [`Reply::Events`].
+    Read {
+        /// The reader.
+        reader: ReaderId,
+        /// Most events in the reply; at least 1.
+        event_count_max: u32,
+        /// Most bytes of records in the reply; one event may exceed it.
+        bytes_max: u32,
+    },
+    /// Answer the waiting read now, with no events if there are none. No reply of its own.
+    CancelRead {
+        /// The reader.
+        reader: ReaderId,
+    },
+    /// The reader is gone. No reply of its own; a waiting read is answered with [`EngineError::ReaderEnded`].
+    CloseReader {
+        /// Which.
+        reader: ReaderId,
+    },
+    /// What the partition holds. Reply: [`Reply::PartitionStatus`].
+    DescribePartition {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Move a checkpoint forward; `force` also backward. Reply: [`Reply::Done`] once durable,
+    /// or [`EngineError::CheckpointBeyondEnd`].
+    PutCheckpoint {
+        /// The partition.
+        partition: PartitionId,
+        /// The consumer group.
+        group: ConsumerGroupId,
+        /// The last event that needs no more reading.
+        number: SequenceNumber,
+        /// Whether it may go back.
+        force: bool,
+    },
+    /// Read a checkpoint. Reply: [`Reply::Checkpoint`].
+    FindCheckpoint {
+        /// The partition.
+        partition: PartitionId,
+        /// The consumer group.
+        group: ConsumerGroupId,
+    },
+    /// The group was deleted: end its readers, drop its checkpoint. Reply: [`Reply::Done`] once durable.
+    DropConsumerGroup {
+        /// The partition.
+        partition: PartitionId,
+        /// The group.
+        group: ConsumerGroupId,
+    },
+    /// Look a consumer group up by name, without case. Partition 0. Reply: [`Reply::ConsumerGroup`].
+    FindConsumerGroup {
+        /// Its name.
+        name: String,
+    },
+    /// Create a consumer group. Partition 0. Reply: [`Reply::ConsumerGroup`] once durable.
+    CreateConsumerGroup {
+        /// 1 to 50 characters of `[A-Za-z0-9._-]`.
+        name: String,
+    },
+    /// Delete a consumer group; the caller then sends [`Request::DropConsumerGroup`] to every partition. Partition 0.
+    /// Reply: [`Reply::ConsumerGroup`] (what was deleted) once durable.
+    DeleteConsumerGroup {
+        /// Its name.
+        name: String,
+    },
+    /// All consumer groups. Partition 0. Reply: [`Reply::ConsumerGroups`].
+    ListConsumerGroups,
+    /// Create an identity. Reply: [`Reply::Device`] once durable.
+    CreateDevice(DeviceDraft),
+    /// Change an identity. Reply: [`Reply::Device`] once durable. Live sessions of a device that is disabled or whose keys
+    /// changed end before the reply.
+    UpdateDevice {
+        /// What it shall be.
+        draft: DeviceDraft,
+        /// Its condition.
+        if_match: IfMatch,
+    },
+    /// Delete an identity. Live sessions end before the reply. Reply: [`Reply::Done`] once durable.
+    DeleteDevice {
+        /// The id.
+        device: DeviceId,
+        /// Its condition.
+        if_match: IfMatch,
+    },
+    /// Read an identity. Reply: [`Reply::Device`], once what it shows is durable.
+    FindDevice {
+        /// The id.
+        device: DeviceId,
+    },
+    /// Identities of one partition in the order of their ids; the router's caller merges the partitions.
+    /// Reply: [`Reply::Devices`].
+    ListDevices {
+        /// The partition.
+        partition: PartitionId,
+        /// Only ids behind this one.
+        after: Option<DeviceId>,
+        /// Most identities in the reply.
+        count_max: u32,
+    },
+    /// Count identities and live sessions of one partition. Reply: [`Reply::DeviceCounts`].
+    CountDevices {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// A policy with its keys; only for the administrator of this run. Partition 0. Reply: [`Reply::Policy`].
+    FindPolicy {
+        /// Its name.
+        name: String,
+    },
+    /// Make every change so far durable and take a snapshot where it is due; used before a clean stop.
+    /// Reply: [`Reply::Done`].
+    Flush {
+        /// The partition.
+        partition: PartitionId,
+    },
+}
+
+/// Text that must not be printed: tokens and keys. `Debug` shows its length alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+impl SecretText {
+    /// Wrap a token or key.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for verification only.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "SecretText({} bytes)", self.0.len())
+    }
+}
+
+/// An identity as callers see it.
+#[derive(Clone, Debug)]
+pub struct DeviceView {
+    /// The id.
+    pub device: DeviceId,
+    /// New with every creation.
+    pub generation: GenerationId,
+    /// New with every change.
+    pub etag: ETag,
+    /// Both keys.
+    pub keys: DeviceKeys,
+    /// Enabled or disabled.
+    pub status: DeviceStatus,
+    /// Why.
+    pub status_reason: Option<String>,
+    /// When the status last changed, milliseconds since 1970; none: never.
+    pub status_updated_ms: Option<u64>,
+    /// Whether it is attached right now.
+    pub connected: bool,
+    /// When that last changed, as far as this run knows.
+    pub connection_updated_ms: Option<u64>,
+    /// Its last event or attach, as far as this run knows.
+    pub last_activity_ms: Option<u64>,
+}
+
+/// A policy with its keys.
+#[derive(Clone, Debug)]
+pub struct PolicyView {
+    /// Its name.
+    pub name: PolicyName,
+    /// What it allows.
+    pub rights: Rights,
+    /// Both keys.
+    pub keys: DeviceKeys,
+}
+
+/// A consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerGroupView {
+    /// Its incarnation: a group created again has another.
+    pub id: ConsumerGroupId,
+    /// Its name as created.
+    pub name: String,
+    /// When, milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// What a partition holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which.
+    pub partition: PartitionId,
+    /// The oldest event kept; equals `next` when there is none.
+    pub first: SequenceNumber,
+    /// The number that the next durable event gets; `next - 1` is the last readable one.
+    pub next: SequenceNumber,
+    /// When the last event was enqueued, milliseconds since 1970; 0 when there never was one.
+    pub last_enqueued_ms: u64,
+}
+
+/// Events for a reader, in order.
+#[derive(Clone, Debug)]
+pub struct EventBatch {
+    /// The stored records; see [`crate::event::StoredEvent`] for what each holds.
+    pub records: SharedRecords,
+    /// The partition at the time of reading, for runtime metrics.
+    pub status: PartitionStatus,
+}
+
+/// The answers.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Reply {
+    /// The request failed.
+    Failed(EngineError),
+    /// The request is done, and durable where it changes something.
+    Done,
+    /// The token or key is good.
+    Authenticated(Grant),
+    /// The device is attached.
+    SessionOpened(SessionId),
+    /// The events are durable.
+    Appended {
+        /// The first one's number; the others follow without a gap.
+        first: SequenceNumber,
+        /// How many.
+        event_count: u32,
+    },
+    /// The reader is attached.
+    ReaderOpened {
+        /// Its id.
+        reader: ReaderId,
+        /// What it will read first (or later, should that be gone by then).
+        next: SequenceNumber,
+        /// The position asked for is older than what is kept; reading starts at the oldest.
+        truncated: bool,
+    },
+    /// Events, at least one unless the read was cancelled.
+    Events {
+        /// Whose.
+        reader: ReaderId,
+        /// What.
+        batch: EventBatch,
+    },
+    /// What the partition holds.
+    PartitionStatus(PartitionStatus),
+    /// The group's checkpoint in the partition.
+    Checkpoint(Option<SequenceNumber>),
+    /// The group.
+    ConsumerGroup(ConsumerGroupView),
+    /// All groups, by name.
+    ConsumerGroups(Vec<ConsumerGroupView>),
+    /// The identity. Boxed: it is large and rare.
+    Device(Box<DeviceView>),
+    /// Identities in the order of their ids.
+    Devices(Vec<DeviceView>),
+    /// Counts of one partition.
+    DeviceCounts(DeviceCounts),
+    /// The policy.
+    Policy(Box<PolicyView>),
+}
+
+/// Counts of one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceCounts {
+    /// Identities that may connect.
+    pub enabled: u64,
+    /// Identities that may not.
+    pub disabled: u64,
+    /// Devices with a live session.
+    pub connected: u64,
+}
+
+/// Why a session ended without its connection asking for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// A newer connection of the same device took over.
+    Stolen,
+    /// The device was disabled.
+    Disabled,
+    /// The device was deleted.
+    Deleted,
+    /// Its keys changed.
+    KeysChanged,
+}
+
+/// What a connection learns unasked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Notice {
+    /// A session is over: nothing more of it is appended.
+    SessionEnded {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        reason: SessionEnd,
+    },
+    /// Another reader took the partition. A waiting read is answered with [`EngineError::ReaderEnded`] behind this.
+    ReaderStolen {
+        /// Which.
+        reader: ReaderId,
+        /// The newcomer's name, if it has one.
+        by_name: Option<String>,
+        /// The newcomer's epoch.
+        by_epoch: i64,
+    },
+    /// The reader's consumer group was deleted. A waiting read is answered with [`EngineError::ReaderEnded`] behind this.
+    ReaderGroupDeleted {
+        /// Which.
+        reader: ReaderId,
+    },
+}
+
+/// Why the engine refused. `net`'s `binding/status.rs` has the one table from these to wire codes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The token or key is malformed, wrong, expired, or for something else. The text never repeats it.
+    #[error("unauthorized: {0}")]
+    Unauthorized(UnauthorizedReason),
+    /// No such device.
+    #[error("device not found")]
+    DeviceNotFound,
+    /// The device is disabled.
+    #[error("device is disabled")]
+    DeviceDisabled,
+    /// What the registry refuses: exists already, ETag mismatch, bad value.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The session has ended: stolen, revoked or closed.
+    #[error("the device's session has ended: {0:?}")]
+    SessionEnded(Option<SessionEnd>),
+    /// No such partition.
+    #[error("partition {0} does not exist")]
+    PartitionNotFound(u64),
+    /// No such policy.
+    #[error("policy not found")]
+    PolicyNotFound,
+    /// No such consumer group.
+    #[error("consumer group not found")]
+    ConsumerGroupNotFound,
+    /// The consumer group exists.
+    #[error("consumer group exists already")]
+    ConsumerGroupExists,
+    /// `$Default` can neither be created nor deleted; or the name breaks the rules; or there are too many.
+    #[error("consumer group refused: {0}")]
+    ConsumerGroupInvalid(&'static str),
+    /// A live reader with a higher epoch exists, or a reader without epoch meets one with.
+    #[error("a receiver with epoch {live_epoch} exists")]
+    EpochHeld {
+        /// The live reader's epoch.
+        live_epoch: i64,
+        /// The live reader's name.
+        live_name: Option<String>,
+    },
+    /// Five readers without epoch read this partition and group already.
+    #[error("{reader_count_max} receivers without epoch read this partition already")]
+    ReadersExhausted {
+        /// The limit.
+        reader_count_max: u32,
+    },
+    /// No such reader, or it has ended.
+    #[error("the reader has ended")]
+    ReaderEnded,
+    /// A checkpoint beyond the last event.
+    #[error("checkpoint {number} is beyond the last event, {last:?}")]
+    CheckpointBeyondEnd {
+        /// What was asked.
+        number: u64,
+        /// The last event's number; none when the partition is empty.
+        last: Option<u64>,
+    },
+    /// A start position beyond the end of the partition.
+    #[error("sequence number {number} is beyond the end, {next}")]
+    PositionBeyondEnd {
+        /// What was asked.
+        number: u64,
+        /// The number that the next event gets.
+        next: u64,
+    },
+    /// The event, with its stamps, is larger than the hub stores.
+    #[error("event of {bytes} bytes exceeds {bytes_max}")]
+    EventTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The disk is full: telemetry is refused until there is room.
+    #[error("no space left on the hub's disk")]
+    StorageFull,
+    /// The write buffers are full: the disk does not keep up. Try again.
+    #[error("the partition is busy")]
+    Busy,
+    /// A sync failed: the partition takes nothing until the hub is restarted and has recovered.
+    #[error("the partition's log has failed and takes nothing until it is recovered")]
+    StorageFailed,
+    /// Stored events are damaged; reading may go on at `resume`.
+    #[error("stored events from {first} are damaged; the next readable is {resume}")]
+    Damaged {
+        /// First damaged sequence number.
+        first: u64,
+        /// The next that can be read.
+        resume: u64,
+    },
+    /// The hub is stopping.
+    #[error("the hub is stopping")]
+    Stopping,
+}
+
+/// Why a token or key was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnauthorizedReason {
+    /// It cannot be read as a token.
+    #[error("malformed token")]
+    Malformed,
+    /// The signature matches no key, or there is no such policy or device.
+    #[error("the signature matches neither key")]
+    Signature,
+    /// It has expired.
+    #[error("the token has expired")]
+    Expired,
+    /// It is good, but not for this.
+    #[error("the token does not cover the resource or lacks the right")]
+    NotCovered,
+    /// The identity changed since it was verified.
+    #[error("the identity has changed since the token was verified")]
+    Stale,
+}

@@ -1,0 +1,237 @@
+//! The partitions that one core runs: requests in, replies out once they are durable.
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use registry::Random;
+use segment_log::Now;
+use segment_log::storage::Storage;
+
+pub use crate::access::AccessRules;
+pub use crate::config::ShardConfig;
+use crate::door::{Busy, Door};
+pub use crate::fault::{OpenReport, PartitionFault};
+pub use crate::job::{Job, JobDone};
+use crate::local_log::LocalLog;
+use crate::monitor::{Counters, MonitorEvent};
+use crate::outbox::Outbox;
+pub use crate::partition::PartitionStorage;
+use crate::partition::{Partition, Turn, open};
+use crate::request::{AppendView, Caller, ConnectionId, EngineError, Notice, PartitionId, Reply, Request};
+
+/// The partitions of one core. Synchronous and single-threaded: time comes in with each call, I/O is asked of the storages
+/// that it was opened with.
+///
+/// The order of a turn: any number of `handle_*` calls, then [`Shard::poll`], then [`Shard::poll_notice`],
+/// [`Shard::poll_reply`], [`Shard::poll_monitor`] and [`Shard::poll_job`] until each has nothing more. Notices come before
+/// replies, so that the end of a session is told before the answer to the change that ended it. Nothing acts inside a
+/// `handle_*` call but what cannot fail later; a turn's appends become one commit per log.
+pub struct Shard<S: Storage> {
+    config: ShardConfig,
+    /// By number.
+    partitions: Vec<Place<S>>,
+    out: Outbox,
+    random: ChaCha20Rng,
+    now: Now,
+}
+
+/// What the shard has for a number.
+enum Place<S: Storage> {
+    /// Another shard's partition.
+    Elsewhere,
+    /// It could not be opened.
+    OutOfService,
+    /// It serves.
+    Serving(Box<Partition<LocalLog<S>, S>>),
+}
+
+impl<S: Storage> Shard<S> {
+    /// Open partitions. Blocks. A partition that cannot be served is reported and answers
+    /// [`EngineError::StorageFailed`]; the others serve.
+    ///
+    /// `seed`: 32 bytes of the operating system's randomness; keys are made from it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShardOpenError`]: the settings are wrong; nothing was opened.
+    pub fn open(
+        config: ShardConfig,
+        partitions: Vec<PartitionStorage<S>>,
+        now: Now,
+        seed: [u8; 32],
+    ) -> Result<(Self, Vec<OpenReport>), ShardOpenError> {
+        config.check().map_err(ShardOpenError::Config)?;
+        let count = usize::from(config.partition_count);
+        let mut places: Vec<Place<S>> = (0..count).map(|_| Place::Elsewhere).collect();
+        let mut out = Outbox::default();
+        let mut random = ChaCha20Rng::from_seed(seed);
+        let mut reports = Vec::new();
+        for storage in partitions {
+            let id = storage.id;
+            match places.get(usize::from(id.0)) {
+                Some(Place::Elsewhere) => {}
+                Some(_) => return Err(ShardOpenError::Twice(id)),
+                None => return Err(ShardOpenError::Unknown(id)),
+            }
+            let fill: Random<'_> = &mut |bytes| random.fill_bytes(bytes);
+            let mut turn = Turn { now, config: &config, out: &mut out, random: fill };
+            let (partition, report) = open(storage, &mut turn);
+            places[usize::from(id.0)] = match partition {
+                Some(partition) => Place::Serving(Box::new(partition)),
+                None => Place::OutOfService,
+            };
+            reports.push(report);
+        }
+        Ok((Self { config, partitions: places, out, random, now }, reports))
+    }
+
+    /// Take a request. The reply comes in this turn or a later one, once; see each request for those without.
+    pub fn handle_request(&mut self, caller: Caller, request: Request, now: Now) {
+        let id = request.partition(self.config.partition_count);
+        let is_answered = !matches!(
+            request,
+            Request::CloseSession { .. } | Request::CancelRead { .. } | Request::CloseReader { .. }
+        );
+        let answer = self.with_partition(id, now, |partition, turn| {
+            partition.handle_request(caller, request, turn);
+        });
+        if let Err(error) = answer
+            && is_answered
+        {
+            self.out.fail(caller, error);
+        }
+    }
+
+    /// Take events from the shard's own core: copied once, into the log's write buffer.
+    pub fn handle_append(&mut self, caller: Caller, append: AppendView<'_>, now: Now) {
+        let answer = self.with_partition(append.session.partition, now, |partition, turn| {
+            partition.append(caller, append.session, append.events, turn);
+        });
+        if let Err(error) = answer {
+            self.out.fail(caller, error);
+        }
+    }
+
+    /// A connection is gone: its sessions and readers end; what it waits for may still be answered, and is to be dropped.
+    pub fn handle_connection_closed(&mut self, connection: ConnectionId, now: Now) {
+        self.for_each(now, |partition, turn| partition.handle_connection_closed(connection, turn));
+    }
+
+    /// Take the result of a [`Job`].
+    pub fn handle_job_done(&mut self, done: JobDone, now: Now) {
+        // A job comes from a partition that serves, and a partition that serves does so for good.
+        let _ = self.with_partition(done.partition, now, |partition, turn| {
+            partition.handle_job_done(done, turn);
+        });
+    }
+
+    /// The end of a turn: submit what the logs ask for, take what is done, release replies.
+    pub fn poll(&mut self, now: Now) {
+        self.for_each(now, |partition, turn| partition.poll(turn));
+    }
+
+    /// The next answer.
+    pub fn poll_reply(&mut self) -> Option<(Caller, Reply)> {
+        self.out.replies.pop_front()
+    }
+
+    /// The next thing that a connection learns unasked.
+    pub fn poll_notice(&mut self) -> Option<(ConnectionId, Notice)> {
+        self.out.notices.pop_front()
+    }
+
+    /// The next monitoring event.
+    pub fn poll_monitor(&mut self) -> Option<MonitorEvent> {
+        self.out.poll_monitor()
+    }
+
+    /// Work for a thread that may take its time; its result comes back by [`Shard::handle_job_done`].
+    pub fn poll_job(&mut self) -> Option<Job> {
+        self.serving().find_map(Partition::poll_job)
+    }
+
+    /// When to call [`Shard::poll`] without other cause, on the monotonic clock; may be now.
+    pub fn next_timeout_ms(&self) -> Option<u64> {
+        let serving = self.partitions.iter().filter_map(|place| match place {
+            Place::Serving(partition) => partition.next_timeout_ms(self.now),
+            _ => None,
+        });
+        serving.min()
+    }
+
+    /// What was counted since the shard was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.out.counters
+    }
+
+    fn serving(&mut self) -> impl Iterator<Item = &mut Partition<LocalLog<S>, S>> {
+        self.partitions.iter_mut().filter_map(|place| match place {
+            Place::Serving(partition) => Some(&mut **partition),
+            _ => None,
+        })
+    }
+
+    fn with_partition(
+        &mut self,
+        id: PartitionId,
+        now: Now,
+        act: impl FnOnce(&mut Partition<LocalLog<S>, S>, &mut Turn<'_>),
+    ) -> Result<(), EngineError> {
+        self.now = now;
+        let Self { config, partitions, out, random, .. } = self;
+        match partitions.get_mut(usize::from(id.0)) {
+            Some(Place::Serving(partition)) => {
+                let mut turn = Turn { now, config, out, random: &mut |bytes| random.fill_bytes(bytes) };
+                act(partition, &mut turn);
+                Ok(())
+            }
+            Some(Place::OutOfService) => Err(EngineError::StorageFailed),
+            Some(Place::Elsewhere) | None => Err(EngineError::PartitionNotFound(u64::from(id.0))),
+        }
+    }
+
+    fn for_each(&mut self, now: Now, mut act: impl FnMut(&mut Partition<LocalLog<S>, S>, &mut Turn<'_>)) {
+        for number in 0..self.config.partition_count {
+            // Those elsewhere or out of service have nothing to do.
+            let _ = self.with_partition(PartitionId(number), now, &mut act);
+        }
+    }
+}
+
+/// Why a shard does not open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ShardOpenError {
+    /// A setting is out of its range.
+    #[error("the engine's settings are wrong: {0}")]
+    Config(&'static str),
+    /// A partition was given twice.
+    #[error("partition {} was given twice", .0.0)]
+    Twice(PartitionId),
+    /// The hub has no such partition.
+    #[error("the hub has no partition {}", .0.0)]
+    Unknown(PartitionId),
+}
+
+/// The way to one shard on the caller's own thread: for tests and for the embedding of one shard.
+pub struct ShardDoor<'a, S: Storage> {
+    shard: &'a mut Shard<S>,
+    now: Now,
+}
+
+impl<'a, S: Storage> ShardDoor<'a, S> {
+    /// For one turn, at this time.
+    pub fn new(shard: &'a mut Shard<S>, now: Now) -> Self {
+        Self { shard, now }
+    }
+}
+
+impl<S: Storage> Door for ShardDoor<'_, S> {
+    fn ask(&mut self, caller: Caller, request: Request) -> Result<(), Busy> {
+        self.shard.handle_request(caller, request, self.now);
+        Ok(())
+    }
+
+    fn append(&mut self, caller: Caller, append: AppendView<'_>) -> Result<(), Busy> {
+        self.shard.handle_append(caller, append, self.now);
+        Ok(())
+    }
+}
