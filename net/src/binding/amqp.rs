@@ -1,8 +1,8 @@
 //! AMQP, spoken for the hub: tokens, telemetry of devices, and readers of the event hub.
 //!
-//! [`AmqpBinding`] turns the events of [`net_amqp::Connection`] into requests to the engine and its answers into frames. It
-//! has four parts: request nodes ([`nodes`] with [`cbs`] and [`management`]), telemetry links ([`telemetry`]), receivers
-//! ([`readers`]), and the connection's own life, here and in [`login`].
+//! [`AmqpBinding`] turns the events of [`net_amqp::Connection`] into requests to the engine and its answers into frames. A
+//! connection is a `Peer` with four parts: its login, the request nodes `$cbs` and `$management`, telemetry links, and
+//! receivers of events. Each part gets a `Turn` to work with: the protocol machine, the output, the way to the engine.
 
 mod cbs;
 mod checkpoint;
@@ -13,6 +13,7 @@ mod limits;
 mod login;
 mod management;
 mod nodes;
+mod peer;
 mod pending;
 mod readers;
 mod rpc;
@@ -20,32 +21,30 @@ mod sasl;
 mod telemetry;
 mod turn;
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use engine::request::{EngineError, Notice, Reply};
-use net_amqp::{
-    Attach, Config, Connection, Error, Event, Inbound, LinkId, LinkRole, Role, SaslRole, SessionId, condition,
-};
+use engine::request::{Notice, Reply};
+use foldhash::fast::RandomState;
+use net_amqp::{Config, Connection, Inbound, LinkId, Role, SaslRole, condition};
 
-use super::address::{Address, Resource};
-use super::status::Status;
 use super::{Binding, Closing, Context};
-use login::Login;
-use nodes::{Node, Nodes};
-use readers::{NO_LISTEN_TEXT, Readers};
-use telemetry::{Delivery, Telemetry};
-use turn::{Pending, Shared, Turn};
+use peer::Peer;
+use turn::{Shared, Turn};
 
 pub use readers::{CHECKPOINT_CAPABILITY, METRICS_CAPABILITY};
+
+/// Something for each of several links.
+type LinkMap<T> = HashMap<LinkId, T, RandomState>;
 
 /// The settings of every AMQP connection.
 static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
     Arc::new(Config {
         container_id: "corehub".to_owned(),
         max_frame_bytes: limits::FRAME_BYTES_MAX,
-        channel_max: (limits::SESSION_COUNT_MAX - 1) as u16,
+        channel_max: limits::SESSION_COUNT_MAX - 1,
         idle_timeout_ms: limits::IDLE_TIMEOUT_MS,
-        session_count_max: limits::SESSION_COUNT_MAX,
+        session_count_max: limits::SESSION_COUNT_MAX.into(),
         link_count_max: limits::LINK_COUNT_MAX,
         incoming_window: limits::INCOMING_WINDOW,
         message_bytes_max: limits::MESSAGE_BYTES_MAX,
@@ -62,29 +61,6 @@ pub struct AmqpBinding {
     peer: Peer,
 }
 
-/// What the connection holds besides the protocol's own state.
-#[derive(Debug)]
-struct Peer {
-    login: Login,
-    nodes: Nodes,
-    telemetry: Telemetry,
-    readers: Readers,
-    phase: Phase,
-    retry_at_ms: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Talking,
-    /// What is in flight is being answered; then every link ends with this condition.
-    Stopping(&'static str),
-    /// We have closed and wait for the peer's close until then.
-    Closing {
-        deadline_ms: u64,
-    },
-    Finished,
-}
-
 impl AmqpBinding {
     /// A connection whose first bytes are about to be handed over.
     pub fn new(hub: &Context<'_>) -> Self {
@@ -93,26 +69,26 @@ impl AmqpBinding {
             connection: Connection::new(Role::Server, Arc::clone(&CONFIG), now_ms),
             inbound: Inbound::default(),
             shared: Shared::default(),
-            peer: Peer {
-                login: Login::new(now_ms),
-                nodes: Nodes::default(),
-                telemetry: Telemetry::default(),
-                readers: Readers::default(),
-                phase: Phase::Talking,
-                retry_at_ms: None,
-            },
+            peer: Peer::new(now_ms),
         }
     }
 
     /// Run `action` with everything it needs, then do what is due whatever happened.
-    fn with<R>(
+    fn with(
         &mut self,
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
-        action: impl FnOnce(&mut Peer, &mut Turn<'_, '_>) -> R,
-    ) -> R {
+        action: impl FnOnce(&mut Peer, &mut Turn<'_, '_>),
+    ) {
         let Self { connection, shared, peer, .. } = self;
-        peer.with(&mut Turn { connection, output, hub, shared }, action)
+        peer.with(&mut Turn { connection, output, hub, shared }, action);
+    }
+
+    /// After a SASL verdict the machine may have frames that the client sent ahead.
+    fn resume_input(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        if self.peer.take_verdict_given() && self.handle_bytes(&mut &[][..], output, hub).is_err() {
+            self.peer.finish();
+        }
     }
 }
 
@@ -132,7 +108,7 @@ impl Binding for AmqpBinding {
                 }
                 Ok(None) => break,
                 Err(closed) => {
-                    peer.phase = Phase::Finished;
+                    peer.finish();
                     return Err(Closing::fault(closed.error.to_string()));
                 }
             }
@@ -145,50 +121,38 @@ impl Binding for AmqpBinding {
             if let Some(pending) = turn.shared.pending.remove(token) {
                 peer.handle_reply(turn, pending, reply);
             }
+            // An answer means that there is room again.
             peer.retry(turn);
         });
         self.resume_input(output, hub);
     }
 
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.with(output, hub, |peer, turn| match notice {
-            Notice::SessionEnded { session, reason } => {
-                peer.telemetry.handle_session_ended(turn, session, reason)
-            }
-            notice => peer.readers.handle_notice(turn, &notice),
-        });
+        self.with(output, hub, |peer, turn| peer.handle_notice(turn, notice));
     }
 
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        if self.connection.handle_timeout(hub.now.mono_ms, output).is_err() {
-            self.peer.phase = Phase::Finished;
-            return;
+        match self.connection.handle_timeout(hub.now.mono_ms, output) {
+            Ok(()) => self.with(output, hub, Peer::handle_timeout),
+            Err(_) => self.peer.finish(),
         }
-        self.with(output, hub, Peer::handle_timeout);
     }
 
     fn next_timeout_ms(&self) -> Option<u64> {
-        let peer = &self.peer;
-        let closing = match peer.phase {
-            Phase::Closing { deadline_ms } => Some(deadline_ms),
-            Phase::Finished => return None,
-            _ => None,
-        };
-        // Should a turn ever end without its end being told, what it gathered goes out with the next tick.
-        let unsaid = peer.telemetry.is_dirty().then_some(0);
-        let mine = [closing, unsaid, peer.retry_at_ms, peer.login.next_timeout_ms()];
-        mine.into_iter().chain([self.connection.next_timeout_ms()]).flatten().min()
+        match self.peer.is_finished() {
+            true => None,
+            false => {
+                [self.peer.next_timeout_ms(), self.connection.next_timeout_ms()].into_iter().flatten().min()
+            }
+        }
     }
 
     fn handle_output_drained(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.with(output, hub, |peer, turn| {
-            peer.nodes.send_all(turn);
-            peer.readers.pump_all(turn);
-        });
+        self.with(output, hub, Peer::handle_room);
     }
 
     fn handle_turn_end(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.with(output, hub, |peer, turn| peer.telemetry.handle_turn_end(turn));
+        self.with(output, hub, Peer::handle_turn_end);
     }
 
     fn wants_input(&self) -> bool {
@@ -196,283 +160,15 @@ impl Binding for AmqpBinding {
     }
 
     fn begin_stop(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.begin_end(condition::CONNECTION_FORCED, output, hub);
+        self.with(output, hub, |peer, turn| peer.begin_end(turn, condition::CONNECTION_FORCED));
     }
 
     fn begin_detach(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.begin_end(condition::LINK_DETACH_FORCED, output, hub);
+        self.with(output, hub, |peer, turn| peer.begin_end(turn, condition::LINK_DETACH_FORCED));
     }
 
     fn is_finished(&self) -> bool {
-        self.peer.phase == Phase::Finished
-    }
-}
-
-impl AmqpBinding {
-    /// After a SASL verdict the machine has frames that the peer sent ahead.
-    fn resume_input(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        if self.peer.login.take_verdict_given() && self.handle_bytes(&mut &[][..], output, hub).is_err() {
-            self.peer.phase = Phase::Finished;
-        }
-    }
-
-    fn begin_end(&mut self, condition: &'static str, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        if self.peer.phase != Phase::Talking {
-            return;
-        }
-        self.peer.phase = Phase::Stopping(condition);
-        self.with(output, hub, |peer, turn| peer.telemetry.reject_parked(turn));
-    }
-}
-
-impl Peer {
-    fn with<R>(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        action: impl FnOnce(&mut Peer, &mut Turn<'_, '_>) -> R,
-    ) -> R {
-        let result = action(self, turn);
-        self.finish_stop(turn);
-        if std::mem::take(&mut turn.shared.must_retry) {
-            self.retry_at_ms = Some(turn.hub.now.mono_ms + limits::RETRY_MS);
-        }
-        self.login.watch(turn);
-        result
-    }
-
-    fn wants_input(&self) -> bool {
-        match self.phase {
-            Phase::Finished => false,
-            _ => self.telemetry.has_room(),
-        }
-    }
-
-    fn handle_event(&mut self, turn: &mut Turn<'_, '_>, event: Event<'_>) {
-        match event {
-            Event::SaslInit { mechanism, response, .. } => {
-                if !self.login.handle_init(turn, mechanism, response) {
-                    self.phase = Phase::Finished;
-                }
-            }
-            Event::Attached { link, session, attach } => self.handle_attach(turn, link, session, &attach),
-            Event::Flow { link, .. } if self.readers.owns(link) => self.readers.handle_flow(turn, link),
-            Event::Flow { link, .. } => self.nodes.handle_credit(turn, link),
-            Event::Window { .. } => {
-                self.nodes.send_all(turn);
-                self.readers.pump_all(turn);
-            }
-            Event::Transfer { link, delivery_id, message_format, settled, payload, .. } => {
-                let delivery = Delivery { link, delivery_id, settled };
-                if self.telemetry.owns(link) {
-                    self.telemetry.handle_transfer(turn, delivery, message_format, payload);
-                } else {
-                    self.handle_request(turn, delivery, payload);
-                }
-            }
-            Event::Aborted { link } => self.telemetry.handle_aborted(link),
-            Event::Settled { link, first, last, state, settled } => {
-                self.handle_settled(turn, link, (first, last), state, settled);
-            }
-            Event::Detached { link, .. } => {
-                self.nodes.handle_detached(link);
-                self.telemetry.handle_detached(turn, link);
-                self.readers.handle_detached(turn, link);
-            }
-            Event::Ended { session, .. } => self.nodes.handle_ended(session),
-            Event::Closed { .. } => self.phase = Phase::Finished,
-            _ => {}
-        }
-    }
-
-    /// A client asks for a link.
-    fn handle_attach(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        link: LinkId,
-        session: SessionId,
-        attach: &Attach<'_>,
-    ) {
-        if self.phase != Phase::Talking {
-            return turn.refuse(link, &Status::of(&EngineError::Stopping));
-        }
-        let source = attach.source.as_ref().and_then(|source| source.address);
-        let target = attach.target.as_ref().and_then(|target| target.address);
-        let client_sends = attach.role == LinkRole::Sender;
-        let text = if client_sends { target } else { source }.unwrap_or_default();
-        let event_hub = turn.hub.hub.name.as_str();
-        match (Address::parse(text, event_hub), client_sends) {
-            (Address::Cbs, _) => self.nodes.attach(turn, Node::Cbs, link, session, attach),
-            _ if turn.shared.grants.is_empty() => {
-                let text = "Unauthorized access: no token was put to $cbs on this connection";
-                let status =
-                    Status::new(401_002, "IotHubUnauthorizedAccess", condition::UNAUTHORIZED_ACCESS, text);
-                turn.refuse(link, &status);
-            }
-            (Address::Management, _) => {
-                if turn.shared.grants.for_service(&Resource::management(event_hub)).is_some() {
-                    self.nodes.attach(turn, Node::Management, link, session, attach);
-                } else {
-                    turn.refuse_reader(link, condition::UNAUTHORIZED_ACCESS, NO_LISTEN_TEXT);
-                }
-            }
-            (Address::DeviceEvents(device), true) => self.telemetry.attach(turn, link, &device),
-            (Address::Partition { group, partition }, false) => {
-                self.readers.attach(turn, link, attach, (&group, &partition));
-            }
-            (Address::DeviceEvents(_) | Address::Partition { .. }, _) => {
-                let text = "the link goes the wrong way for its address";
-                turn.refuse(link, &Status::new(400_003, "InvalidOperation", condition::NOT_ALLOWED, text));
-            }
-            (Address::DeviceOther(_) | Address::ServiceEndpoint, _) => {
-                let text = "this hub does not have the endpoint";
-                turn.refuse(link, &Status::new(501_001, "NotImplemented", condition::NOT_IMPLEMENTED, text));
-            }
-            (Address::EventHub, _) => {
-                let text = "The event hub takes events from devices alone and is read by partition.";
-                turn.refuse_reader(link, condition::NOT_ALLOWED, text);
-            }
-            (Address::Unknown, _) => {
-                let text = turn.not_found_text(text);
-                turn.refuse_reader(link, condition::NOT_FOUND, &text);
-            }
-        }
-    }
-
-    /// A message came in for a request node.
-    fn handle_request(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery, payload: &[u8]) {
-        let Delivery { link, delivery_id, settled } = delivery;
-        let Some(node) = self.nodes.node_of_request(link) else { return };
-        let request = rpc::Request::decode(payload);
-        if !settled {
-            let state = match &request {
-                Ok(_) => net_amqp::DeliveryState::Accepted,
-                Err(error) => {
-                    net_amqp::DeliveryState::Rejected(Some(Error::new(error.condition(), error.to_string())))
-                }
-            };
-            turn.connection.settle(link, delivery_id, delivery_id, &state, true, turn.output);
-        }
-        let Ok(request) = request else { return self.nodes.handle_refused(turn, link) };
-        let Some(ticket) = self.nodes.open(link, &request) else { return };
-        match node {
-            Node::Cbs => cbs::handle_request(&mut self.nodes, turn, ticket, &request),
-            Node::Management => management::handle_request(&mut self.nodes, turn, ticket, &request),
-        }
-    }
-
-    /// The peer's word about what we sent.
-    fn handle_settled(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        link: LinkId,
-        (first, last): (u32, u32),
-        state: Option<net_amqp::DeliveryState<'_>>,
-        settled: bool,
-    ) {
-        if self.readers.owns(link) {
-            self.readers.handle_settled(turn, link, (first, last), state.as_ref(), settled);
-        } else if let Some(state) = state.filter(|_| !settled) {
-            turn.connection.settle(link, first, last, &state, true, turn.output);
-        }
-    }
-
-    fn handle_reply(&mut self, turn: &mut Turn<'_, '_>, pending: Pending, reply: Reply) {
-        match pending {
-            Pending::Login { plain, rest } => {
-                if !self.login.handle_reply(turn, plain, rest, reply) {
-                    self.phase = Phase::Finished;
-                }
-            }
-            Pending::PutToken(ticket) => cbs::handle_reply(&mut self.nodes, turn, ticket, reply),
-            Pending::ManagementToken(ticket, operation) => {
-                management::handle_token(&mut self.nodes, turn, ticket, operation, reply);
-            }
-            Pending::Description(ticket) => {
-                management::handle_description(&mut self.nodes, turn, ticket, reply)
-            }
-            Pending::OpenSession(device) => self.telemetry.handle_session(turn, device, reply),
-            Pending::Append(delivery) => self.telemetry.handle_appended(turn, delivery, reply),
-            Pending::FindGroup(link) => self.readers.handle_group(turn, link, reply),
-            Pending::OpenReader(link) => self.readers.handle_reader(turn, link, reply),
-            Pending::Read(link) => self.readers.handle_events(turn, link, reply),
-            Pending::PutCheckpoint(link) => self.readers.handle_checkpoint(turn, link, reply),
-        }
-    }
-
-    /// Ask again for what met a full engine.
-    fn retry(&mut self, turn: &mut Turn<'_, '_>) {
-        if self.retry_at_ms.take().is_some() {
-            turn.send_unsent();
-            self.telemetry.retry(turn);
-            self.readers.retry(turn);
-        }
-    }
-
-    fn handle_timeout(&mut self, turn: &mut Turn<'_, '_>) {
-        let now_ms = turn.hub.now.mono_ms;
-        if self.retry_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
-            self.retry(turn);
-        }
-        self.telemetry.handle_turn_end(turn);
-        match self.phase {
-            Phase::Closing { deadline_ms } if deadline_ms <= now_ms => self.phase = Phase::Finished,
-            Phase::Talking => self.check_tokens(turn),
-            _ => {}
-        }
-    }
-
-    /// End what rests on tokens that have expired.
-    fn check_tokens(&mut self, turn: &mut Turn<'_, '_>) {
-        if turn.shared.grants.expire(turn.hub.now.wall_ms / 1000, turn.hub.hub.token_skew_s) {
-            if self.login.is_plain() && turn.shared.grants.is_empty() {
-                return self.close(
-                    turn,
-                    condition::UNAUTHORIZED_ACCESS,
-                    "The token of the connection has expired.",
-                );
-            }
-            self.telemetry.handle_expiry(turn);
-            self.readers.handle_expiry(turn);
-            if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
-                for link in self.nodes.links(Node::Management) {
-                    self.nodes.handle_detached(link);
-                    turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, readers::EXPIRED_TEXT);
-                }
-            }
-        }
-        if self.login.is_overdue(turn) {
-            self.close(turn, condition::CONNECTION_FORCED, "No token was put to $cbs in time.");
-        }
-    }
-
-    /// When the hub stops and all that was in flight is answered: say goodbye.
-    fn finish_stop(&mut self, turn: &mut Turn<'_, '_>) {
-        let Phase::Stopping(condition) = self.phase else { return };
-        if self.telemetry.is_waiting() || self.readers.is_waiting() {
-            return;
-        }
-        self.telemetry.handle_turn_end(turn);
-        let reason = Error::new(condition, "The hub ends the connection; connect again.");
-        let links: Vec<LinkId> = self
-            .nodes
-            .all_links()
-            .chain(self.telemetry.all_links())
-            .chain(self.readers.all_links())
-            .collect();
-        for link in links {
-            turn.connection.detach(link, Some(&reason), turn.output);
-        }
-        self.close(turn, condition::CONNECTION_FORCED, "The hub ends the connection; connect again.");
-    }
-
-    fn close(&mut self, turn: &mut Turn<'_, '_>, condition: &'static str, text: &'static str) {
-        // What has not been opened cannot be closed.
-        let was_open = turn.connection.is_open();
-        turn.connection.close(Some(&Error::new(condition, text)), turn.output);
-        self.phase = match was_open {
-            true => Phase::Closing { deadline_ms: turn.hub.now.mono_ms + limits::CLOSE_ANSWER_MS_MAX },
-            false => Phase::Finished,
-        };
+        self.peer.is_finished()
     }
 }
 

@@ -4,7 +4,7 @@
 pub const GRANT_COUNT_MAX: usize = 16 * 1024;
 
 /// Sessions of one connection: libraries with one session per device use as many as there are devices.
-pub const SESSION_COUNT_MAX: u32 = 16 * 1024;
+pub const SESSION_COUNT_MAX: u16 = 16 * 1024;
 
 /// Links of one connection: one per device and the few for tokens.
 pub const LINK_COUNT_MAX: u32 = 32 * 1024;

@@ -6,10 +6,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
 use net_amqp::{
     Attach, AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId,
 };
 
+use super::LinkMap;
 use super::limits::REQUEST_CREDIT;
 use super::rpc::Request;
 use super::turn::Turn;
@@ -40,9 +42,9 @@ pub struct Ticket {
 /// All request nodes of a connection.
 #[derive(Debug, Default)]
 pub struct Nodes {
-    requests: HashMap<LinkId, RequestLink>,
-    replies: HashMap<LinkId, (SessionId, Node)>,
-    nodes: HashMap<(SessionId, Node), NodeState>,
+    requests: LinkMap<RequestLink>,
+    replies: LinkMap<(SessionId, Node)>,
+    nodes: HashMap<(SessionId, Node), NodeState, RandomState>,
 }
 
 #[derive(Debug)]

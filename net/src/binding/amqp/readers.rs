@@ -12,10 +12,12 @@ pub use attach::NO_LISTEN_TEXT;
 use std::collections::HashMap;
 
 use engine::request::{EngineError, EventBatch, Notice, PartitionId, ReaderId, Reply, Request, Start};
+use foldhash::fast::RandomState;
 use net_amqp::performative::DeliveryState;
 use net_amqp::{LinkId, condition};
 use registry::ConsumerGroupId;
 
+use super::LinkMap;
 use super::checkpoint::CheckpointWindow;
 use super::telemetry::expired_status;
 use super::turn::{Pending, Turn};
@@ -34,8 +36,8 @@ pub const EXPIRED_TEXT: &str = "ExpiredToken: The token is expired.";
 /// All receivers of a connection.
 #[derive(Debug, Default)]
 pub struct Readers {
-    links: HashMap<LinkId, Receiver>,
-    by_reader: HashMap<ReaderId, LinkId>,
+    links: LinkMap<Receiver>,
+    by_reader: HashMap<ReaderId, LinkId, RandomState>,
     /// What stands in front of each message, reused.
     front: Vec<u8>,
 }

@@ -11,10 +11,12 @@ use std::collections::HashMap;
 
 use engine::door::Busy;
 use engine::request::{AppendView, Caller, EngineError, EventView, Reply, Request, SessionEnd, SessionId};
+use foldhash::fast::RandomState;
 use net_amqp::performative::DeliveryState;
 use net_amqp::{AttachReply, LinkId, condition};
 use registry::DeviceId;
 
+use super::LinkMap;
 use super::cbs::protocol;
 use super::limits::{APPEND_WAITING_MAX, EVENT_BYTES_MAX, MESSAGE_BYTES_MAX, TELEMETRY_CREDIT};
 use super::turn::{Pending, Turn, busy};
@@ -30,9 +32,9 @@ const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
 /// All telemetry links of a connection.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    links: HashMap<LinkId, TelemetryLink>,
-    devices: HashMap<DeviceId, DeviceState>,
-    by_session: HashMap<SessionId, DeviceId>,
+    links: LinkMap<TelemetryLink>,
+    devices: HashMap<DeviceId, DeviceState, RandomState>,
+    by_session: HashMap<SessionId, DeviceId, RandomState>,
     parked: Option<Parked>,
     /// Appends that wait for their answer.
     waiting_count: usize,
@@ -51,6 +53,8 @@ enum DeviceState {
 #[derive(Debug)]
 struct TelemetryLink {
     device: DeviceId,
+    /// The device's session, once the link is accepted.
+    session: Option<SessionId>,
     /// Other readings of the id in the link's address.
     candidates: Vec<DeviceId>,
     credit: u32,
@@ -81,10 +85,12 @@ impl Telemetry {
         let Some(grant) = turn.shared.grants.for_device(&device).cloned() else {
             return turn.refuse(link, &unauthorized());
         };
+        let mut open_session = None;
         match self.devices.get_mut(&device) {
             Some(DeviceState::Opening { links }) => links.push(link),
-            Some(DeviceState::Open { links, .. }) => {
+            Some(DeviceState::Open { session, links }) => {
                 links.push(link);
+                open_session = Some(*session);
                 accept(turn, link);
             }
             None => {
@@ -98,6 +104,7 @@ impl Telemetry {
         }
         let state = TelemetryLink {
             device,
+            session: open_session,
             candidates,
             credit: TELEMETRY_CREDIT,
             open_count: 0,
@@ -120,8 +127,11 @@ impl Telemetry {
                 }
             }
             Reply::SessionOpened(session) => {
-                for &link in &links {
-                    accept(turn, link);
+                for link in &links {
+                    accept(turn, *link);
+                    if let Some(state) = self.links.get_mut(link) {
+                        state.session = Some(session);
+                    }
                 }
                 self.by_session.insert(session, device.clone());
                 self.devices.insert(device, DeviceState::Open { session, links });
@@ -144,28 +154,19 @@ impl Telemetry {
         }
     }
 
-    /// Whether `link` is a telemetry link.
-    pub fn owns(&self, link: LinkId) -> bool {
-        self.links.contains_key(&link)
-    }
-
-    /// A delivery came in.
+    /// A delivery came in. False: its link is not one for telemetry.
     pub fn handle_transfer(
         &mut self,
         turn: &mut Turn<'_, '_>,
         delivery: Delivery,
         message_format: u32,
         payload: &[u8],
-    ) {
-        let Some(state) = self.links.get_mut(&delivery.link) else { return };
+    ) -> bool {
+        let Some(state) = self.links.get_mut(&delivery.link) else { return false };
         state.credit = state.credit.saturating_sub(1);
         state.open_count += 1;
-        if payload.len() > EVENT_BYTES_MAX {
-            let error =
-                EngineError::EventTooLarge { bytes: payload.len() as u64, bytes_max: EVENT_BYTES_MAX as u64 };
-            return self.reject(turn, delivery, &Status::of(&error));
-        }
-        match self.append(turn, delivery, message_format, payload) {
+        let session = state.session;
+        match self.append(turn, delivery, session, message_format, payload) {
             Ok(()) => {}
             Err(Refusal::Status(status)) => self.reject(turn, delivery, &status),
             Err(Refusal::Busy) => {
@@ -174,13 +175,14 @@ impl Telemetry {
                 self.parked = Some(Parked::new(delivery, message_format, payload, now_ms));
             }
         }
+        true
     }
 
     /// The peer gave up a delivery half way.
     pub fn handle_aborted(&mut self, link: LinkId) {
         if let Some(state) = self.links.get_mut(&link) {
             state.credit = state.credit.saturating_sub(1);
-            self.mark_dirty(link);
+            state.mark_dirty(link, &mut self.dirty);
         }
     }
 
@@ -189,10 +191,16 @@ impl Telemetry {
         &mut self,
         turn: &mut Turn<'_, '_>,
         delivery: Delivery,
+        session: Option<SessionId>,
         message_format: u32,
         payload: &[u8],
     ) -> Result<(), Refusal> {
-        let session = self.session_of(delivery.link).ok_or(Refusal::Status(session_over()))?;
+        let session = session.ok_or(Refusal::Status(session_over()))?;
+        if payload.len() > EVENT_BYTES_MAX {
+            let error =
+                EngineError::EventTooLarge { bytes: payload.len() as u64, bytes_max: EVENT_BYTES_MAX as u64 };
+            return Err(Refusal::Status(Status::of(&error)));
+        }
         self.made.clear();
         self.plans.clear();
         let planned = match message_format {
@@ -232,13 +240,6 @@ impl Telemetry {
         }
     }
 
-    fn session_of(&self, link: LinkId) -> Option<SessionId> {
-        match self.devices.get(&self.links.get(&link)?.device)? {
-            DeviceState::Open { session, .. } => Some(*session),
-            DeviceState::Opening { .. } => None,
-        }
-    }
-
     /// The engine's answer to an append.
     pub fn handle_appended(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery, answer: Reply) {
         self.waiting_count -= 1;
@@ -271,7 +272,7 @@ impl Telemetry {
                 }
             };
         }
-        self.mark_dirty(link);
+        state.mark_dirty(link, &mut self.dirty);
     }
 
     fn reject(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery, status: &Status) {
@@ -282,16 +283,7 @@ impl Telemetry {
             let outcome = DeliveryState::Rejected(Some(turn.error(status)));
             turn.connection.settle(link, delivery_id, delivery_id, &outcome, true, turn.output);
         }
-        self.mark_dirty(link);
-    }
-
-    fn mark_dirty(&mut self, link: LinkId) {
-        if let Some(state) = self.links.get_mut(&link)
-            && !state.is_dirty
-        {
-            state.is_dirty = true;
-            self.dirty.push(link);
-        }
+        state.mark_dirty(link, &mut self.dirty);
     }
 
     /// Tell what was accepted, and grant new credit.
@@ -328,10 +320,9 @@ impl Telemetry {
     /// Try the parked delivery again.
     pub fn retry(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(parked) = self.parked.take() else { return };
-        if !self.links.contains_key(&parked.delivery.link) {
-            return;
-        }
-        match self.append(turn, parked.delivery, parked.message_format, &parked.payload) {
+        // What its link is gone with needs no answer and is not stored.
+        let Some(session) = self.links.get(&parked.delivery.link).map(|state| state.session) else { return };
+        match self.append(turn, parked.delivery, session, parked.message_format, &parked.payload) {
             Ok(()) => {}
             Err(Refusal::Status(status)) => self.reject(turn, parked.delivery, &status),
             Err(Refusal::Busy) if parked.is_overdue(turn.hub.now.mono_ms) => {
@@ -413,6 +404,15 @@ impl Telemetry {
     /// Every telemetry link.
     pub fn all_links(&self) -> impl Iterator<Item = LinkId> + '_ {
         self.links.keys().copied()
+    }
+}
+
+impl TelemetryLink {
+    /// The end of the turn is to look at the link.
+    fn mark_dirty(&mut self, link: LinkId, dirty: &mut Vec<LinkId>) {
+        if !std::mem::replace(&mut self.is_dirty, true) {
+            dirty.push(link);
+        }
     }
 }
 

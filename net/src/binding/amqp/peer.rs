@@ -1,0 +1,344 @@
+//! What a connection holds besides the protocol's own state, and where its events, answers and timers go.
+
+use engine::request::{EngineError, Notice, Reply};
+use net_amqp::{Attach, DeliveryState, Error, Event, LinkId, LinkRole, SessionId, condition};
+
+use super::login::Login;
+use super::nodes::{Node, Nodes};
+use super::readers::{EXPIRED_TEXT, NO_LISTEN_TEXT, Readers};
+use super::telemetry::{Delivery, Telemetry};
+use super::turn::{Pending, Turn};
+use super::{cbs, limits, management, rpc};
+use crate::binding::address::{Address, Resource};
+use crate::binding::status::Status;
+
+/// What the connection holds besides the protocol's own state.
+#[derive(Debug)]
+pub struct Peer {
+    login: Login,
+    nodes: Nodes,
+    telemetry: Telemetry,
+    readers: Readers,
+    phase: Phase,
+    retry_at_ms: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Talking,
+    /// What is in flight is being answered; then every link ends with this condition.
+    Stopping(&'static str),
+    /// We have closed and wait for the peer's close until then.
+    Closing {
+        deadline_ms: u64,
+    },
+    Finished,
+}
+
+impl Peer {
+    /// A connection that was accepted at `now_ms`.
+    pub fn new(now_ms: u64) -> Self {
+        Self {
+            login: Login::new(now_ms),
+            nodes: Nodes::default(),
+            telemetry: Telemetry::default(),
+            readers: Readers::default(),
+            phase: Phase::Talking,
+            retry_at_ms: None,
+        }
+    }
+
+    /// Run `action`, then do what is due whatever happened.
+    pub fn with(&mut self, turn: &mut Turn<'_, '_>, action: impl FnOnce(&mut Self, &mut Turn<'_, '_>)) {
+        action(self, turn);
+        self.finish_stop(turn);
+        if std::mem::take(&mut turn.shared.must_retry) {
+            self.retry_at_ms = Some(turn.hub.now.mono_ms + limits::RETRY_MS);
+        }
+        self.login.watch(turn);
+    }
+
+    /// Whether more input is welcome.
+    pub fn wants_input(&self) -> bool {
+        !self.is_finished() && self.telemetry.has_room()
+    }
+
+    /// Whether the connection is over.
+    pub fn is_finished(&self) -> bool {
+        self.phase == Phase::Finished
+    }
+
+    /// The connection is over.
+    pub fn finish(&mut self) {
+        self.phase = Phase::Finished;
+    }
+
+    /// Whether a SASL verdict was given since the last call.
+    pub fn take_verdict_given(&mut self) -> bool {
+        self.login.take_verdict_given()
+    }
+
+    /// Take what the engine tells unasked.
+    pub fn handle_notice(&mut self, turn: &mut Turn<'_, '_>, notice: Notice) {
+        match notice {
+            Notice::SessionEnded { session, reason } => {
+                self.telemetry.handle_session_ended(turn, session, reason);
+            }
+            notice => self.readers.handle_notice(turn, &notice),
+        }
+    }
+
+    /// The peer takes more: go on with what waited for that.
+    pub fn handle_room(&mut self, turn: &mut Turn<'_, '_>) {
+        self.nodes.send_all(turn);
+        self.readers.pump_all(turn);
+    }
+
+    /// Say what was gathered over the turn.
+    pub fn handle_turn_end(&mut self, turn: &mut Turn<'_, '_>) {
+        self.telemetry.handle_turn_end(turn);
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout).
+    pub fn next_timeout_ms(&self) -> Option<u64> {
+        let closing = match self.phase {
+            Phase::Closing { deadline_ms } => Some(deadline_ms),
+            _ => None,
+        };
+        // Should a turn ever end without its end being told, what it gathered goes out with the next tick.
+        let unsaid = self.telemetry.is_dirty().then_some(0);
+        [closing, unsaid, self.retry_at_ms, self.login.next_timeout_ms()].into_iter().flatten().min()
+    }
+
+    /// End every link with `condition` and the connection behind them, once what is in flight is answered.
+    pub fn begin_end(&mut self, turn: &mut Turn<'_, '_>, condition: &'static str) {
+        if self.phase == Phase::Talking {
+            self.phase = Phase::Stopping(condition);
+            self.telemetry.reject_parked(turn);
+        }
+    }
+
+    /// Take what one frame of the peer came to.
+    pub fn handle_event(&mut self, turn: &mut Turn<'_, '_>, event: Event<'_>) {
+        match event {
+            Event::SaslInit { mechanism, response, .. } => {
+                if !self.login.handle_init(turn, mechanism, response) {
+                    self.phase = Phase::Finished;
+                }
+            }
+            Event::Attached { link, session, attach } => self.handle_attach(turn, link, session, &attach),
+            Event::Flow { link, .. } if self.readers.owns(link) => self.readers.handle_flow(turn, link),
+            Event::Flow { link, .. } => self.nodes.handle_credit(turn, link),
+            Event::Window { .. } => self.handle_room(turn),
+            Event::Transfer { link, delivery_id, message_format, settled, payload, .. } => {
+                let delivery = Delivery { link, delivery_id, settled };
+                if !self.telemetry.handle_transfer(turn, delivery, message_format, payload) {
+                    self.handle_request(turn, delivery, payload);
+                }
+            }
+            Event::Aborted { link } => self.telemetry.handle_aborted(link),
+            Event::Settled { link, first, last, state, settled } => {
+                self.handle_settled(turn, link, (first, last), state, settled);
+            }
+            Event::Detached { link, .. } => {
+                self.nodes.handle_detached(link);
+                self.telemetry.handle_detached(turn, link);
+                self.readers.handle_detached(turn, link);
+            }
+            Event::Ended { session, .. } => self.nodes.handle_ended(session),
+            Event::Closed { .. } => self.phase = Phase::Finished,
+            _ => {}
+        }
+    }
+
+    /// A client asks for a link.
+    fn handle_attach(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        link: LinkId,
+        session: SessionId,
+        attach: &Attach<'_>,
+    ) {
+        if self.phase != Phase::Talking {
+            return turn.refuse(link, &Status::of(&EngineError::Stopping));
+        }
+        let source = attach.source.as_ref().and_then(|source| source.address);
+        let target = attach.target.as_ref().and_then(|target| target.address);
+        let client_sends = attach.role == LinkRole::Sender;
+        let text = if client_sends { target } else { source }.unwrap_or_default();
+        let event_hub = turn.hub.hub.name.as_str();
+        match (Address::parse(text, event_hub), client_sends) {
+            (Address::Cbs, _) => self.nodes.attach(turn, Node::Cbs, link, session, attach),
+            _ if turn.shared.grants.is_empty() => {
+                let text = "Unauthorized access: no token was put to $cbs on this connection";
+                let status =
+                    Status::new(401_002, "IotHubUnauthorizedAccess", condition::UNAUTHORIZED_ACCESS, text);
+                turn.refuse(link, &status);
+            }
+            (Address::Management, _) => {
+                if turn.shared.grants.for_service(&Resource::management(event_hub)).is_some() {
+                    self.nodes.attach(turn, Node::Management, link, session, attach);
+                } else {
+                    turn.refuse_reader(link, condition::UNAUTHORIZED_ACCESS, NO_LISTEN_TEXT);
+                }
+            }
+            (Address::DeviceEvents(device), true) => self.telemetry.attach(turn, link, &device),
+            (Address::Partition { group, partition }, false) => {
+                self.readers.attach(turn, link, attach, (&group, &partition));
+            }
+            (Address::DeviceEvents(_) | Address::Partition { .. }, _) => {
+                let text = "the link goes the wrong way for its address";
+                turn.refuse(link, &Status::new(400_003, "InvalidOperation", condition::NOT_ALLOWED, text));
+            }
+            (Address::DeviceOther(_) | Address::ServiceEndpoint, _) => {
+                let text = "this hub does not have the endpoint";
+                turn.refuse(link, &Status::new(501_001, "NotImplemented", condition::NOT_IMPLEMENTED, text));
+            }
+            (Address::EventHub, _) => {
+                let text = "The event hub takes events from devices alone and is read by partition.";
+                turn.refuse_reader(link, condition::NOT_ALLOWED, text);
+            }
+            (Address::Unknown, _) => {
+                let text = turn.not_found_text(text);
+                turn.refuse_reader(link, condition::NOT_FOUND, &text);
+            }
+        }
+    }
+
+    /// A message came in for a request node.
+    fn handle_request(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery, payload: &[u8]) {
+        let Delivery { link, delivery_id, settled } = delivery;
+        let Some(node) = self.nodes.node_of_request(link) else { return };
+        let request = rpc::Request::decode(payload);
+        if !settled {
+            let state = match &request {
+                Ok(_) => DeliveryState::Accepted,
+                Err(error) => DeliveryState::Rejected(Some(Error::new(error.condition(), error.to_string()))),
+            };
+            turn.connection.settle(link, delivery_id, delivery_id, &state, true, turn.output);
+        }
+        let Ok(request) = request else { return self.nodes.handle_refused(turn, link) };
+        let Some(ticket) = self.nodes.open(link, &request) else { return };
+        match node {
+            Node::Cbs => cbs::handle_request(&mut self.nodes, turn, ticket, &request),
+            Node::Management => management::handle_request(&mut self.nodes, turn, ticket, &request),
+        }
+    }
+
+    /// The peer's word about what we sent.
+    fn handle_settled(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        link: LinkId,
+        (first, last): (u32, u32),
+        state: Option<DeliveryState<'_>>,
+        settled: bool,
+    ) {
+        if self.readers.owns(link) {
+            self.readers.handle_settled(turn, link, (first, last), state.as_ref(), settled);
+        } else if let Some(state) = state.filter(|_| !settled) {
+            turn.connection.settle(link, first, last, &state, true, turn.output);
+        }
+    }
+
+    /// Take the engine's answer to what was asked.
+    pub fn handle_reply(&mut self, turn: &mut Turn<'_, '_>, pending: Pending, reply: Reply) {
+        match pending {
+            Pending::Login { plain, rest } => {
+                if !self.login.handle_reply(turn, plain, rest, reply) {
+                    self.phase = Phase::Finished;
+                }
+            }
+            Pending::PutToken(ticket) => cbs::handle_reply(&mut self.nodes, turn, ticket, reply),
+            Pending::ManagementToken(ticket, operation) => {
+                management::handle_token(&mut self.nodes, turn, ticket, operation, reply);
+            }
+            Pending::Description(ticket) => {
+                management::handle_description(&mut self.nodes, turn, ticket, reply)
+            }
+            Pending::OpenSession(device) => self.telemetry.handle_session(turn, device, reply),
+            Pending::Append(delivery) => self.telemetry.handle_appended(turn, delivery, reply),
+            Pending::FindGroup(link) => self.readers.handle_group(turn, link, reply),
+            Pending::OpenReader(link) => self.readers.handle_reader(turn, link, reply),
+            Pending::Read(link) => self.readers.handle_events(turn, link, reply),
+            Pending::PutCheckpoint(link) => self.readers.handle_checkpoint(turn, link, reply),
+        }
+    }
+
+    /// Ask again for what met a full engine.
+    pub fn retry(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.retry_at_ms.take().is_some() {
+            turn.send_unsent();
+            self.telemetry.retry(turn);
+            self.readers.retry(turn);
+        }
+    }
+
+    /// Do what is due.
+    pub fn handle_timeout(&mut self, turn: &mut Turn<'_, '_>) {
+        let now_ms = turn.hub.now.mono_ms;
+        if self.retry_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            self.retry(turn);
+        }
+        self.handle_turn_end(turn);
+        match self.phase {
+            Phase::Closing { deadline_ms } if deadline_ms <= now_ms => self.phase = Phase::Finished,
+            Phase::Talking => self.check_tokens(turn),
+            _ => {}
+        }
+    }
+
+    /// End what rests on tokens that have expired.
+    fn check_tokens(&mut self, turn: &mut Turn<'_, '_>) {
+        if turn.shared.grants.expire(turn.hub.now.wall_ms / 1000, turn.hub.hub.token_skew_s) {
+            if self.login.is_plain() && turn.shared.grants.is_empty() {
+                return self.close(
+                    turn,
+                    condition::UNAUTHORIZED_ACCESS,
+                    "The token of the connection has expired.",
+                );
+            }
+            self.telemetry.handle_expiry(turn);
+            self.readers.handle_expiry(turn);
+            if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
+                for link in self.nodes.links(Node::Management) {
+                    self.nodes.handle_detached(link);
+                    turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
+                }
+            }
+        }
+        if self.login.is_overdue(turn) {
+            self.close(turn, condition::CONNECTION_FORCED, "No token was put to $cbs in time.");
+        }
+    }
+
+    /// When the hub stops and all that was in flight is answered: say goodbye.
+    fn finish_stop(&mut self, turn: &mut Turn<'_, '_>) {
+        let Phase::Stopping(condition) = self.phase else { return };
+        if self.telemetry.is_waiting() || self.readers.is_waiting() {
+            return;
+        }
+        self.telemetry.handle_turn_end(turn);
+        let reason = Error::new(condition, "The hub ends the connection; connect again.");
+        let links: Vec<LinkId> = self
+            .nodes
+            .all_links()
+            .chain(self.telemetry.all_links())
+            .chain(self.readers.all_links())
+            .collect();
+        for link in links {
+            turn.connection.detach(link, Some(&reason), turn.output);
+        }
+        self.close(turn, condition::CONNECTION_FORCED, "The hub ends the connection; connect again.");
+    }
+
+    fn close(&mut self, turn: &mut Turn<'_, '_>, condition: &'static str, text: &'static str) {
+        // What has not been opened cannot be closed.
+        let was_open = turn.connection.is_open();
+        turn.connection.close(Some(&Error::new(condition, text)), turn.output);
+        self.phase = match was_open {
+            true => Phase::Closing { deadline_ms: turn.hub.now.mono_ms + limits::CLOSE_ANSWER_MS_MAX },
+            false => Phase::Finished,
+        };
+    }
+}
