@@ -7,6 +7,7 @@
 
 pub mod directory;
 pub mod disk;
+pub mod sim;
 
 use std::fmt;
 use std::ops::Range;
