@@ -2,6 +2,7 @@
 
 mod conversation;
 mod malformed;
+mod oracle;
 mod pair;
 mod windows;
 mod wire;
