@@ -1,6 +1,9 @@
 //! The crate from outside: two machines face to face, the codec against an oracle, and peers that break the rules.
 
+mod codec;
 mod conversation;
+mod fuzz;
+mod golden;
 mod malformed;
 mod oracle;
 mod pair;

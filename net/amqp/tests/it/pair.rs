@@ -234,8 +234,7 @@ fn deliver(to: &mut End, mut bytes: &[u8], cuts: Cuts, random: &mut Random, now_
             }
         };
         let (piece, rest) = bytes.split_at(length);
-        // A copy of its own, so that nothing can borrow beyond the piece.
-        to.take(&piece.to_vec(), now_ms);
+        to.take(piece, now_ms);
         bytes = rest;
     }
 }
