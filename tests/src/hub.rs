@@ -36,6 +36,7 @@ pub struct Hub {
     address: Ipv4Addr,
     data: PathBuf,
     arguments: Vec<String>,
+    descriptors_max: Option<u32>,
     running: Option<Running>,
     /// Output of earlier runs.
     past: Vec<Printed>,
@@ -71,10 +72,16 @@ impl Hub {
             address: own_address(),
             data: data.to_owned(),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            descriptors_max: None,
             running: None,
             past: Vec::new(),
             _owned: None,
         }
+    }
+
+    /// Give it only so many file descriptors from the next start on.
+    pub fn limit_descriptors(&mut self, descriptors_max: u32) {
+        self.descriptors_max = Some(descriptors_max);
     }
 
     /// Start it and wait until it is ready.
@@ -115,7 +122,16 @@ impl Hub {
     /// The command line of `serve` with all its arguments.
     fn serve(&self) -> Command {
         let address = self.address.to_string();
-        let mut command = Command::new(program());
+        let mut command = match self.descriptors_max {
+            None => Command::new(program()),
+            Some(descriptors_max) => {
+                let mut shell = Command::new("sh");
+                shell
+                    .args(["-c", &format!("ulimit -n {descriptors_max} && exec \"$0\" \"$@\"")])
+                    .arg(program());
+                shell
+            }
+        };
         command.arg("serve").arg("--data").arg(&self.data);
         command.args(["--name", NAME, "--host", &address, "--bind", &address, "--pin", "none"]);
         if !self.arguments.iter().any(|argument| argument == "--partitions") {

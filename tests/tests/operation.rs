@@ -191,7 +191,11 @@ fn retention_by_bytes_moves_the_first_event() {
                 i64::try_from(sent).expect("small") - 1,
                 "retention takes from the front alone"
             );
-            for source in [EventSource::oldest(0), EventSource::behind(0, 0)] {
+            let written = service.put_checkpoint("$Default", 0, 0);
+            assert!((200..300).contains(&written.status), "{}", written.text());
+            let selector = Some("amqp.annotation.x-opt-offset > '@checkpoint'".to_owned());
+            let checkpoint = EventSource { selector, ..EventSource::oldest(0) };
+            for source in [EventSource::oldest(0), EventSource::behind(0, 0), checkpoint] {
                 let mut receiver =
                     reader.events(&source).await.expect("an old position reads from the oldest");
                 assert!(receive(&mut receiver, 0).await.sequence >= u64::try_from(first).expect("a number"));

@@ -226,6 +226,23 @@ fn a_link_ends_with_its_token() {
     });
 }
 
+/// The allowed clock skew lets a token live on for that long, and no longer.
+#[test]
+fn the_clock_skew_is_a_setting() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "1", "--token-skew-s", "300"]);
+        let device = hub.service().create_device("late");
+        let audience = device_audience(&hub, "late");
+        converse(async {
+            for (age_s, admitted) in [(60, true), (290, true), (320, false)] {
+                let token = sas::token(&audience, &device.key, sas::now_s() - age_s, None);
+                let (put, _) = attempt(&hub, &audience, &token, "late").await;
+                assert_eq!(put.is_ok(), admitted, "expired {age_s} s ago: {put:?}");
+            }
+        });
+    });
+}
+
 #[test]
 fn sasl_plain_lets_the_right_ones_in() {
     run(Needs::LowPorts, || {

@@ -168,6 +168,61 @@ fn a_gateway_carries_many_devices() {
     });
 }
 
+/// A device's newer connection takes over: nothing of the older one is stored behind the newer one's first event.
+#[test]
+fn a_newer_connection_of_a_device_takes_over() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let service = hub.service();
+        let device = service.create_device("moving");
+        converse(async {
+            let mut older = Peer::device(&hub, &device).await;
+            let mut older_link = older.telemetry("moving").await.expect("the device may send");
+            let flood = tokio::spawn(async move {
+                let mut number = 0_u64;
+                let mut settlements = Vec::new();
+                while let Ok(settlement) =
+                    older_link.send_batchable(message(number.to_be_bytes().to_vec())).await
+                {
+                    settlements.push(settlement);
+                    number += 1;
+                    tokio::task::yield_now().await;
+                }
+                let mut accepted = 0;
+                for settlement in settlements {
+                    accepted += u64::from(matches!(settlement.await, Ok(Outcome::Accepted(_))));
+                }
+                accepted
+            });
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let mut newer = Peer::device(&hub, &device).await;
+            let mut newer_link = newer.telemetry("moving").await.expect("the newer connection wins");
+            send(&mut newer_link, message(b"newer".to_vec())).await.expect("the device may send");
+            let accepted = flood.await.expect("the older link ends");
+            let mut events = Vec::new();
+            read_all(&hub, &service, PARTITION_COUNT, &mut events).await;
+            assert_eq!(
+                events.last().expect("something was sent").body,
+                b"newer",
+                "an event of the older link is behind"
+            );
+            let numbers: Vec<u64> = events[..events.len() - 1]
+                .iter()
+                .map(|event| u64::from_be_bytes(event.body.as_slice().try_into().expect("eight bytes")))
+                .collect();
+            assert!(
+                accepted > 0 && numbers.len() as u64 >= accepted,
+                "{accepted} accepted, {} stored",
+                numbers.len()
+            );
+            assert!(
+                numbers.windows(2).all(|pair| pair[0] < pair[1]),
+                "the older link's events are out of order"
+            );
+        });
+    });
+}
+
 /// With the capability events go unsettled, and the checkpoint follows the highest event below which all are accepted.
 #[test]
 fn acceptance_moves_the_checkpoint() {

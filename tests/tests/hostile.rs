@@ -1,0 +1,209 @@
+//! Peers that speak badly, at the real program: what they do ends at most their own connection.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use tests::amqp::{Peer, converse, send};
+use tests::https;
+use tests::hub::Hub;
+use tests::namespace::{Needs, run};
+use tests::process::{processor_time, wait_until};
+use tests::service::Device;
+use tests::telemetry::message;
+
+const PLAIN_HEADER: &[u8] = b"AMQP\x00\x01\x00\x00";
+const SASL_HEADER: &[u8] = b"AMQP\x03\x01\x00\x00";
+
+/// An open frame with an empty container id and nothing else.
+fn open_frame() -> Vec<u8> {
+    frame(0, &[0x00, 0x53, 0x10, 0xc0, 0x03, 0x01, 0xa1, 0x00])
+}
+
+/// A begin frame with windows of 100.
+fn begin_frame() -> Vec<u8> {
+    frame(0, &[0x00, 0x53, 0x11, 0xc0, 0x08, 0x04, 0x40, 0x43, 0x52, 100, 0x52, 100, 0x40])
+}
+
+fn frame(channel: u16, body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u32 + 8).to_be_bytes().to_vec();
+    frame.extend([2, 0]);
+    frame.extend(channel.to_be_bytes());
+    frame.extend(body);
+    frame
+}
+
+/// A list nested as deep as its bytes allow: a decoder that recurses runs out of stack.
+fn nested_bomb() -> Vec<u8> {
+    let mut body = vec![0x00, 0x53, 0x10];
+    body.extend([0xd0, 0, 0, 0x7f, 0xff, 0, 0, 0, 1].repeat(3000));
+    body
+}
+
+/// Described types whose descriptors are described types.
+fn recursive_descriptors() -> Vec<u8> {
+    vec![0x00; 30_000]
+}
+
+fn amqp_attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let after_open = |bytes: &[u8]| [PLAIN_HEADER, &open_frame(), bytes].concat();
+    let after_begin = |bytes: &[u8]| [PLAIN_HEADER, &open_frame(), &begin_frame(), bytes].concat();
+    vec![
+        ("noise instead of a header", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("another version", b"AMQP\x00\x09\x09\x09".to_vec()),
+        ("size 0", after_open(&[0; 8])),
+        ("size below a head", after_open(&[0, 0, 0, 7, 2, 0, 0, 0])),
+        ("an endless size", after_open(&[0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0])),
+        ("a wrong data offset", after_open(&[0, 0, 0, 16, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("an offset beyond the frame", after_open(&[0, 0, 0, 16, 200, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("a frame of an unknown type", after_open(&[0, 0, 0, 8, 2, 9, 0, 0])),
+        (
+            "a list larger than its frame",
+            [PLAIN_HEADER, &frame(0, &[0x00, 0x53, 0x10, 0xd0, 0xff, 0xff, 0xff, 0xff])].concat(),
+        ),
+        (
+            "a count larger than its list",
+            [
+                PLAIN_HEADER,
+                &frame(0, &[0x00, 0x53, 0x10, 0xd0, 0, 0, 0, 8, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]),
+            ]
+            .concat(),
+        ),
+        ("nested lists", [PLAIN_HEADER, &frame(0, &nested_bomb())].concat()),
+        ("nested descriptors", [PLAIN_HEADER, &frame(0, &recursive_descriptors())].concat()),
+        ("two opens", after_open(&open_frame())),
+        (
+            "a transfer without a session",
+            after_open(&frame(5, &[0x00, 0x53, 0x14, 0xc0, 0x03, 0x02, 0x43, 0x43])),
+        ),
+        ("the same channel twice", after_begin(&begin_frame())),
+        (
+            "a transfer without a link",
+            after_begin(&frame(0, &[0x00, 0x53, 0x14, 0xc0, 0x03, 0x02, 0x43, 0x43])),
+        ),
+        ("an unknown performative", after_begin(&frame(0, &[0x00, 0x53, 0x7f, 0x45]))),
+        (
+            "SASL without a mechanism",
+            [SASL_HEADER, &[0, 0, 0, 13, 2, 1, 0, 0, 0x00, 0x53, 0x41, 0xc0, 0x00]].concat(),
+        ),
+        ("SASL and AMQP at once", [SASL_HEADER, &open_frame()].concat()),
+    ]
+}
+
+fn http_attacks() -> Vec<(&'static str, Vec<u8>)> {
+    let text = |text: &str| text.as_bytes().to_vec();
+    let mut headers = "GET /devices/x HTTP/1.1\r\nHost: h\r\n".to_owned();
+    (0..5000).for_each(|number| headers.push_str(&format!("x-{number}: y\r\n")));
+    vec![
+        (
+            "length and chunks",
+            text(
+                "POST /devices/x/messages/events HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            ),
+        ),
+        (
+            "two lengths",
+            text("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
+        ),
+        ("a signed length", text("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +3\r\n\r\nabc")),
+        (
+            "a chunk size that overflows",
+            text("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n"),
+        ),
+        ("a blank before the colon", text("GET / HTTP/1.1\r\nHost : h\r\n\r\n")),
+        ("folded headers", text("GET / HTTP/1.1\r\nHost: h\r\nx: a\r\n b\r\n\r\n")),
+        ("a header bomb", headers.into_bytes()),
+        ("a long line", [b"GET /".to_vec(), vec![b'a'; 200_000]].concat()),
+        ("noise", (0..=255).cycle().take(5000).collect()),
+    ]
+}
+
+/// Send bytes over TLS and wait for the end; how many bytes came back.
+fn attack(hub: &Hub, port: u16, bytes: &[u8]) -> Result<usize, String> {
+    let mut stream = https::connect(&hub.host(), port, hub.tls()).map_err(|error| error.to_string())?;
+    stream.sock.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
+    // It may close before everything is sent: that is its right.
+    let _ = stream.write_all(bytes).and_then(|()| stream.flush());
+    let mut count = 0;
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(count),
+            Ok(read) => count += read,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return Err("it does not end".to_owned());
+            }
+            Err(_) => return Ok(count),
+        }
+    }
+}
+
+/// A device that has been there all along.
+async fn healthy(hub: &Hub, device: &Device) -> (Peer, fe2o3_amqp::Sender) {
+    let mut peer = Peer::device(hub, device).await;
+    let mut link = peer.telemetry(&device.id).await.expect("the device may send");
+    send(&mut link, message(b"before".to_vec())).await.expect("the device may send");
+    (peer, link)
+}
+
+#[test]
+fn malformed_bytes_end_their_own_connection_alone() {
+    run(Needs::LowPorts, || {
+        let mut hub = Hub::start(&["--cores", "1"]);
+        let device = hub.service().create_device("healthy");
+        converse(async {
+            let (_peer, mut link) = healthy(&hub, &device).await;
+            let mut attacks: Vec<_> =
+                amqp_attacks().into_iter().map(|(what, bytes)| (5671, what, bytes)).collect();
+            attacks.extend(http_attacks().into_iter().map(|(what, bytes)| (443, what, bytes)));
+            for (port, what, bytes) in attacks {
+                std::thread::scope(|scope| {
+                    let ended = scope.spawn(|| attack(&hub, port, &bytes)).join().expect("no attack panics");
+                    assert!(ended.is_ok(), "{what} on port {port}: {ended:?}");
+                });
+                send(&mut link, message(what.as_bytes().to_vec())).await.expect("the healthy device goes on");
+            }
+            // Bytes that are not TLS, and a handshake that never ends.
+            for bytes in [b"\x16\x03\x01\xff\xff".as_slice(), b"plain text\r\n", &[0; 1000]] {
+                let mut raw = TcpStream::connect((hub.host(), 5671)).expect("the hub takes connections");
+                let _ = raw.write_all(bytes);
+            }
+            send(&mut link, message(b"after".to_vec())).await.expect("the healthy device goes on");
+        });
+        assert!(hub.is_running());
+        assert!(!hub.printed().contains("panicked"), "something panicked");
+    });
+}
+
+/// More connections than descriptors: those that have one go on, the processor idles, and room is used when it returns.
+#[test]
+fn descriptors_run_out_and_return() {
+    run(Needs::LowPorts, || {
+        let directory = tests::fresh_directory("descriptors");
+        let mut hub = Hub::prepare(directory.path(), &["--cores", "1"]);
+        hub.limit_descriptors(300);
+        hub.run();
+        let device = hub.service().create_device("healthy");
+        converse(async {
+            let (_peer, mut link) = healthy(&hub, &device).await;
+            let crowd: Vec<_> =
+                (0..500).filter_map(|_| TcpStream::connect((hub.host(), 5671)).ok()).collect();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let before = processor_time(hub.process_id());
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let used = processor_time(hub.process_id()) - before;
+            assert!(used < Duration::from_millis(600), "it spins: {used:?} in 2 s");
+            send(&mut link, message(b"in the crowd".to_vec())).await.expect("who is there goes on");
+            drop(crowd);
+            let returns = || {
+                https::connect(&hub.host(), 443, hub.tls()).ok().and_then(|mut stream| {
+                    stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ok()?;
+                    stream.read(&mut [0; 100]).ok().filter(|&bytes| bytes > 0)
+                })
+            };
+            wait_until(Duration::from_secs(20), returns).expect("connections are taken again");
+            send(&mut link, message(b"after".to_vec())).await.expect("who is there goes on");
+        });
+    });
+}
