@@ -13,8 +13,8 @@ pub(crate) struct Link {
     pub(crate) name: Box<str>,
     /// Our handle, in frames that we send.
     pub(crate) local_handle: u32,
-    /// The peer's handle; without meaning while the state is `Requested`.
-    pub(crate) remote_handle: u32,
+    /// The peer's handle; `None` until it has attached.
+    pub(crate) remote_handle: Option<u32>,
     /// Deliveries sent on the link, counted from the initial delivery count [AMQP 2.6.7].
     pub(crate) delivery_count: u32,
     /// Deliveries that may still be sent.
@@ -65,7 +65,7 @@ impl Link {
             state,
             name: name.into(),
             local_handle: 0,
-            remote_handle: 0,
+            remote_handle: None,
             delivery_count: 0,
             credit: 0,
             drain: false,

@@ -22,7 +22,6 @@ pub struct LinkId {
 
 /// What one frame of the peer came to.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub enum Event<'a> {
     /// The machine dealt with it alone; nothing to do.
     Handled,

@@ -39,14 +39,21 @@ impl Connection {
         }
         let role = attach.role.opposite();
         let hash = name_hash(attach.name, role);
+        // A link of ours that we gave up before its answer came is still to be found by it.
         let named = session.local_handles.with_hash(hash).find(|slot| {
-            self.links
-                .at(*slot)
-                .is_some_and(|link| link.is_live() && link.role == role && *link.name == *attach.name)
+            self.links.at(*slot).is_some_and(|link| {
+                (link.is_live() || link.remote_handle.is_none())
+                    && link.role == role
+                    && *link.name == *attach.name
+            })
         });
         if let Some(slot) = named {
             match self.links.at(slot).map(|link| &link.state) {
                 Some(LinkState::Requested) => return Ok(self.on_attach_answer(slot, attach)),
+                Some(LinkState::Detaching) => {
+                    self.note_remote_handle(slot, attach.handle);
+                    return Ok(Event::Handled);
+                }
                 _ => {
                     // The newcomer takes the name over [AMQP 2.6.1].
                     let error = Error::new(condition::LINK_STOLEN, "The link was attached again.");
@@ -91,7 +98,7 @@ impl Connection {
         let proposal = if refusal.is_none() { body.into() } else { Box::default() };
         let mut link = Link::new(session_slot, role, attach.name, LinkState::Proposed(proposal));
         // The service answers with the peer's own handle; nobody else uses ours.
-        (link.local_handle, link.remote_handle) = (attach.handle, attach.handle);
+        (link.local_handle, link.remote_handle) = (attach.handle, Some(attach.handle));
         if role == LinkRole::Receiver {
             link.delivery_count = attach.initial_delivery_count.unwrap_or(0);
         } else {
@@ -130,17 +137,23 @@ impl Connection {
             LinkRole::Receiver => attach.source.is_some(),
         };
         link.state = if accepted { LinkState::Attached } else { LinkState::Refused };
-        link.remote_handle = attach.handle;
         match link.role {
             LinkRole::Sender => link.message_bytes_max = no_limit_if_zero(attach.max_message_bytes),
             LinkRole::Receiver => link.delivery_count = attach.initial_delivery_count.unwrap_or(0),
         }
         let session_slot = link.session;
-        if let Some(session) = self.sessions.at_mut(session_slot) {
-            session.remote_handles.insert(attach.handle, slot, 0);
-        }
+        self.note_remote_handle(slot, attach.handle);
         let session = self.session_id(session_slot);
         Event::Attached { link: link_id, session, attach: Box::new(attach) }
+    }
+
+    /// Remembers the peer's handle of a link of ours that it answers.
+    fn note_remote_handle(&mut self, slot: u32, handle: u32) {
+        let Some(link) = self.links.at_mut(slot) else { return };
+        link.remote_handle = Some(handle);
+        if let Some(session) = self.sessions.at_mut(link.session) {
+            session.remote_handles.insert(handle, slot, 0);
+        }
     }
 
     /// Accepts a link that the peer proposed. What it may send is then granted by [`Connection::grant`]; what it takes is told
@@ -325,7 +338,9 @@ impl Connection {
         let Some(link) = self.links.remove(slot) else { return };
         if let Some(session) = self.sessions.at_mut(link.session) {
             session.local_handles.remove(link.local_handle);
-            session.remote_handles.remove(link.remote_handle);
+            if let Some(handle) = link.remote_handle {
+                session.remote_handles.remove(handle);
+            }
         }
     }
 }

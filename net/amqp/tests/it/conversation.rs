@@ -228,6 +228,47 @@ fn a_link_detached_by_the_peer_is_answered_and_gone() {
 }
 
 #[test]
+fn a_link_given_up_before_its_answer_takes_the_late_answer() {
+    for accepts in [true, false] {
+        let mut pair = Pair::open(Cuts::None);
+        let (session, _) = pair.begin();
+        let request = AttachRequest::sender("events", "somewhere");
+        let link = pair.client.connection.attach(session, &request, &mut pair.client.output).unwrap();
+        let attach = std::mem::take(&mut pair.client.output);
+        pair.hub.take(&attach, 0);
+        let hub_link = pair.hub.attached();
+        assert!(pair.client.connection.detach(link, None, &mut pair.client.output));
+        if accepts {
+            // The answer crosses the detach.
+            pair.hub.accept(hub_link);
+            pair.run();
+            assert_eq!(pair.hub.event(), Seen::Detached { link: hub_link, closed: true, error: None });
+        } else {
+            // The detach comes before there is an answer.
+            pair.run();
+            assert_eq!(pair.hub.event(), Seen::Detached { link: hub_link, closed: true, error: None });
+            let reply = AttachReply::default();
+            assert!(!pair.hub.connection.accept_link(hub_link, &reply, &mut pair.hub.output));
+        }
+        assert_eq!(pair.client.events(), []);
+        assert_eq!((pair.hub.connection.link_count(), pair.client.connection.link_count()), (0, 0));
+    }
+}
+
+#[test]
+fn a_session_given_up_before_its_answer_takes_the_late_answer() {
+    let mut pair = Pair::open(Cuts::None);
+    let session = pair.client.connection.begin(&mut pair.client.output).unwrap();
+    assert!(pair.client.connection.end(session, None, &mut pair.client.output));
+    assert!(!pair.client.connection.end(session, None, &mut pair.client.output));
+    pair.run();
+    assert!(matches!(&pair.hub.events()[..], [Seen::Begun(_), Seen::Ended { error: None, .. }]));
+    assert_eq!(pair.client.events(), []);
+    assert_eq!((pair.hub.connection.session_count(), pair.client.connection.session_count()), (0, 0));
+    pair.begin();
+}
+
+#[test]
 fn frames_for_a_link_that_we_detached_are_ignored() {
     let mut pair = Pair::open(Cuts::None);
     let (session, _) = pair.begin();
