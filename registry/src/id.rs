@@ -102,6 +102,9 @@ impl fmt::Display for GenerationId {
 pub struct ETag(pub u64);
 
 impl ETag {
+    /// The ETag that no identity ever has: what a text that this hub did not issue stands for.
+    pub const NEVER: Self = Self(0);
+
     /// Read what [`fmt::Display`] wrote. None: this hub never issued such a text, so no identity has it.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = STANDARD.decode(text).ok()?;

@@ -110,6 +110,7 @@ impl Store {
         GenerationId(ticks.max(self.marks.generation + 1))
     }
 
+    /// Above [`ETag::NEVER`] from the first on.
     fn next_etag(&self) -> ETag {
         ETag(self.marks.revision + 1)
     }

@@ -11,21 +11,21 @@ mod work;
 
 use std::collections::VecDeque;
 
-use engine::request::{Caller, Notice, Reply, Request, SecretText};
+use engine::request::{Caller, EngineError, Notice, Reply, Request, SecretText};
 use net_http::{Connection, Event, Head, Limits, Response};
 
-use crate::binding::{Binding, Closing, Context};
 use crate::binding::status::Status;
+use crate::binding::{Binding, Closing, Context};
 
 use access::{Access, check_grant};
-use answer::{Answer, confused, late, unreadable};
-use routes::{Needs, Route};
-use work::{Call, Progress, Work};
+use answer::{Answer, confused, late, refused, slow, unreadable};
+use routes::Route;
+use work::{Call, Progress, Questions, Work};
 
 /// Bytes of a body. The largest thing that this API takes is one identity, far below this.
 const BODY_BYTES_MAX: u64 = 64 * 1024;
 
-/// How long a connection without a request is kept. Clients keep theirs for less.
+/// How long a connection without a request is kept, milliseconds. Clients keep theirs for less.
 const IDLE_TIMEOUT_MS: u64 = 120_000;
 
 /// How long a request may take to arrive whole, from its first byte.
@@ -41,106 +41,119 @@ const RETRY_MS: u64 = 20;
 pub struct HttpBinding {
     connection: Connection,
     incoming: Option<Incoming>,
-    in_work: Option<InWork>,
-    /// Counts the requests, so that late replies to one that was given up are known.
+    in_work: Option<State>,
+    /// Questions of the request in work that the engine has not taken yet, with their tokens.
+    unasked: VecDeque<(u64, Request)>,
+    /// Counts the requests, so that a late reply to one that was given up is known.
     serial: u64,
+    phase: Phase,
     /// When the peer, or the engine, must have done its part.
     deadline_ms: u64,
+    retry_ms: Option<u64>,
     /// The peer does not take its answers: no further request is read.
     output_is_full: bool,
 }
 
 /// A request that has not arrived whole.
 struct Incoming {
-    route: Result<Route, Status>,
     authorization: Option<SecretText>,
-    if_match: Option<String>,
-    body: Vec<u8>,
+    call: Result<Call, Status>,
 }
 
 /// A request whose answer is being made.
-struct InWork {
-    state: State,
-    /// Questions not yet taken by the engine, with their tokens.
-    unasked: VecDeque<(u64, Request)>,
-}
-
 enum State {
-    Authenticating { route: Result<Route, Status>, if_match: Option<String>, body: Vec<u8> },
+    /// The engine verifies the token.
+    Authenticating(Result<Call, Status>),
+    /// The engine does what was asked.
     Working(Work),
 }
 
+/// Whose turn it is, in which request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle(u64),
+    Reading(u64),
+    Working(u64),
+}
+
 impl HttpBinding {
-    /// A connection whose peer has just sent its first bytes.
+    /// A connection whose peer is about to send its first bytes.
     pub fn new(hub: &Context<'_>) -> Self {
         let limits = Limits { body_bytes_max: BODY_BYTES_MAX, ..Limits::default() };
         Self {
             connection: Connection::new(limits),
             incoming: None,
             in_work: None,
+            unasked: VecDeque::new(),
             serial: 0,
-            deadline_ms: hub.now.mono_ms + READ_TIMEOUT_MS,
+            phase: Phase::Idle(0),
+            deadline_ms: hub.now.mono_ms + IDLE_TIMEOUT_MS,
+            retry_ms: None,
             output_is_full: false,
         }
     }
 
     /// The request is whole: find out who asks.
     fn begin(&mut self, incoming: Incoming, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        self.serial += 1;
-        self.deadline_ms = hub.now.mono_ms + ANSWER_TIMEOUT_MS;
-        let Incoming { route, authorization, if_match, body } = incoming;
-        match Access::read(authorization.as_ref(), hub.hub) {
+        match Access::read(incoming.authorization.as_ref(), hub.hub) {
             Err(status) => self.refuse(&status, output, hub),
-            Ok(Access::Administrator) => self.work(route, if_match, body, output, hub),
+            Ok(Access::Administrator) => self.work(incoming.call, output, hub),
             Ok(Access::Token(question)) => {
-                self.in_work = Some(InWork {
-                    state: State::Authenticating { route, if_match, body },
-                    unasked: VecDeque::from([(self.token(0), question)]),
-                });
-                self.ask(hub);
+                self.wait(State::Authenticating(incoming.call), vec![question], hub);
             }
         }
     }
 
-    /// The caller may: ask the request itself.
-    fn work(
-        &mut self,
-        route: Result<Route, Status>,
-        if_match: Option<String>,
-        body: Vec<u8>,
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) {
-        let begun =
-            route.and_then(|route| Work::begin(Call { route, if_match, body }, hub.hub.partition_count));
-        match begun {
+    /// The caller may: do it, or say why it cannot be done.
+    fn work(&mut self, call: Result<Call, Status>, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        match call.and_then(|call| Work::begin(call, hub.hub.partition_count)) {
             Err(status) => self.refuse(&status, output, hub),
-            Ok((work, questions)) => self.wait(work, questions, hub),
+            Ok((work, questions)) => self.wait(State::Working(work), questions, hub),
         }
     }
 
-    fn wait(&mut self, work: Work, questions: Vec<Request>, hub: &mut Context<'_>) {
-        let mut unasked = self.in_work.take().map(|in_work| in_work.unasked).unwrap_or_default();
-        unasked.extend((0..).map(|index| self.token(index)).zip(questions));
-        self.in_work = Some(InWork { state: State::Working(work), unasked });
+    fn wait(&mut self, state: State, questions: Questions, hub: &mut Context<'_>) {
+        self.in_work = Some(state);
+        let serial = self.serial;
+        self.unasked.extend((0..).map(|index| serial << 16 | index).zip(questions));
         self.ask(hub);
     }
 
     /// Hand over what the engine takes; the rest is tried again until the answer's deadline.
     fn ask(&mut self, hub: &mut Context<'_>) {
-        let Some(in_work) = &mut self.in_work else { return };
-        while let Some((token, request)) = in_work.unasked.front() {
+        self.retry_ms = None;
+        while let Some((token, request)) = self.unasked.front() {
             let caller = Caller { connection: hub.connection, token: *token };
             if hub.door.ask(caller, request.clone()).is_err() {
-                break;
+                self.retry_ms = Some(hub.now.mono_ms + RETRY_MS);
+                return;
             }
-            in_work.unasked.pop_front();
+            self.unasked.pop_front();
         }
     }
 
-    /// The serial number of the request in work and the question's place among its questions.
-    fn token(&self, index: u64) -> u64 {
-        self.serial << 16 | index
+    /// What follows from the reply to the question at `index`.
+    fn advance(&mut self, index: usize, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        match (self.in_work.take(), reply) {
+            (None, _) => {}
+            (Some(State::Authenticating(call)), Reply::Authenticated(grant)) => {
+                match call.as_ref().map_or(Ok(()), |call| check_grant(&grant, &call.route)) {
+                    Err(status) => self.refuse(&status, output, hub),
+                    Ok(()) => self.work(call, output, hub),
+                }
+            }
+            (Some(State::Authenticating(_)), Reply::Failed(error)) => {
+                self.refuse(&refused(&error), output, hub)
+            }
+            (Some(State::Authenticating(_)), _) => self.refuse(&confused(), output, hub),
+            (Some(State::Working(work)), reply) => {
+                match work.advance(index, reply, hub.hub.partition_count) {
+                    Err(status) => self.refuse(&status, output, hub),
+                    Ok(Progress::Answer(answer)) => self.answer(&answer, output, hub),
+                    Ok(Progress::Wait(work, questions)) => self.wait(State::Working(work), questions, hub),
+                }
+            }
+        }
     }
 
     fn refuse(&mut self, status: &Status, output: &mut Vec<u8>, hub: &mut Context<'_>) {
@@ -148,54 +161,42 @@ impl HttpBinding {
         self.answer(&answer, output, hub);
     }
 
+    /// The request is over; replies that still come are not for the next one.
     fn answer(&mut self, answer: &Answer, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let date = http_date(hub.now.wall_ms);
+        let date = answer::http_date(hub.now.wall_ms);
         let mut headers = vec![("Date", date.as_str())];
         headers.extend(answer.headers.iter().map(|(name, value)| (*name, value.as_str())));
-        self.connection
-            .respond(&Response { status: answer.status, headers: &headers, body: &answer.body }, output);
-        self.in_work = None;
+        let response = Response { status: answer.status, headers: &headers, body: &answer.body };
+        self.connection.respond(&response, output);
         self.incoming = None;
+        self.in_work = None;
+        self.unasked.clear();
+        self.retry_ms = None;
         self.serial += 1;
-        self.deadline_ms = hub.now.mono_ms + IDLE_TIMEOUT_MS;
         self.output_is_full = hub.output_is_full(output);
     }
 
-    /// What follows from the reply to a question of the request in work.
-    fn progress(&mut self, index: usize, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let Some(InWork { state, unasked }) = self.in_work.take() else { return };
-        match (state, reply) {
-            (State::Authenticating { route, if_match, body }, Reply::Authenticated(grant)) => {
-                // What is not there is hidden from nobody who has any right here, and from everybody else.
-                let checked = route.as_ref().map_or(Ok(()), |route| check_grant(&grant, route));
-                match checked {
-                    Err(status) => self.refuse(&status, output, hub),
-                    Ok(()) => self.work(route, if_match, body, output, hub),
-                }
-            }
-            (State::Authenticating { .. }, Reply::Failed(error)) => {
-                self.refuse(&answer::refused(&error), output, hub);
-            }
-            (State::Authenticating { .. }, _) => self.refuse(&confused(), output, hub),
-            (State::Working(work), reply) => match work.advance(index, reply, hub.hub.partition_count) {
-                Err(status) => self.refuse(&status, output, hub),
-                Ok(Progress::Answer(answer)) => self.answer(&answer, output, hub),
-                Ok(Progress::Wait(work, questions)) => {
-                    self.in_work = Some(InWork { state: State::Working(Work::Device), unasked });
-                    self.wait(work, questions, hub);
-                }
-            },
+    /// Give whoever's turn it is now the time that is due.
+    fn watch(&mut self, hub: &Context<'_>) {
+        let (phase, timeout_ms) = match (&self.in_work, self.connection.is_idle()) {
+            (Some(_), _) => (Phase::Working(self.serial), ANSWER_TIMEOUT_MS),
+            (None, false) => (Phase::Reading(self.serial), READ_TIMEOUT_MS),
+            (None, true) => (Phase::Idle(self.serial), IDLE_TIMEOUT_MS),
+        };
+        if phase != self.phase {
+            self.phase = phase;
+            self.deadline_ms = hub.now.mono_ms + timeout_ms;
         }
     }
 }
 
 impl Incoming {
     fn new(head: &Head<'_>, partition_count: u16) -> Self {
+        let if_match = head.header("if-match").map(str::to_owned);
+        let route = Route::parse(head.method(), head.target(), partition_count);
         Self {
-            route: Route::parse(head.method(), head.target(), partition_count),
             authorization: head.header("authorization").map(SecretText::new),
-            if_match: head.header("if-match").map(str::to_owned),
-            body: Vec::new(),
+            call: route.map(|route| Call { route, if_match, body: Vec::new() }),
         }
     }
 }
@@ -207,17 +208,14 @@ impl Binding for HttpBinding {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) -> Result<(), Closing> {
-        if self.connection.is_idle() && !input.is_empty() {
-            self.deadline_ms = hub.now.mono_ms + READ_TIMEOUT_MS;
-        }
-        while self.in_work.is_none() && !self.output_is_full {
+        while self.wants_input() {
             match self.connection.handle(input, output) {
                 Ok(Some(Event::Head(head))) => {
                     self.incoming = Some(Incoming::new(&head, hub.hub.partition_count));
                 }
                 Ok(Some(Event::Body(piece))) => {
-                    if let Some(incoming) = &mut self.incoming {
-                        incoming.body.extend_from_slice(piece);
+                    if let Some(Incoming { call: Ok(call), .. }) = &mut self.incoming {
+                        call.body.extend_from_slice(piece);
                     }
                 }
                 Ok(Some(Event::End)) => {
@@ -232,43 +230,36 @@ impl Binding for HttpBinding {
                 }
             }
         }
+        self.watch(hub);
         Ok(())
     }
 
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         if token >> 16 == self.serial {
-            self.progress((token & 0xffff) as usize, reply, output, hub);
-            self.ask(hub);
+            self.advance((token & 0xffff) as usize, reply, output, hub);
+            self.watch(hub);
         }
     }
 
-    fn handle_notice(&mut self, _notice: Notice, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        // This API holds neither sessions nor readers: no notice is about it.
-    }
+    /// This API holds neither sessions nor readers: no notice is about it.
+    fn handle_notice(&mut self, _notice: Notice, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
 
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.ask(hub);
         if hub.now.mono_ms < self.deadline_ms || self.connection.is_closed() {
             return;
         }
-        match self.in_work {
-            Some(InWork { ref unasked, .. }) if !unasked.is_empty() => {
-                self.refuse(&answer::refused(&engine::request::EngineError::Busy), output, hub);
-            }
-            Some(_) => self.refuse(&late(), output, hub),
-            None if self.connection.is_idle() => self.connection.close(),
-            None => {
-                let mut status = answer::invalid("the request did not arrive in time");
-                status.http = 408;
-                self.refuse(&status, output, hub);
-            }
+        match self.phase {
+            Phase::Idle(_) => self.connection.close(),
+            Phase::Reading(_) => self.refuse(&slow(), output, hub),
+            Phase::Working(_) if self.unasked.is_empty() => self.refuse(&late(), output, hub),
+            Phase::Working(_) => self.refuse(&refused(&EngineError::Busy), output, hub),
         }
+        self.watch(hub);
     }
 
     fn next_timeout_ms(&self) -> Option<u64> {
-        let has_unasked = self.in_work.as_ref().is_some_and(|in_work| !in_work.unasked.is_empty());
-        let _ = has_unasked;
-        Some(self.deadline_ms)
+        Some(self.retry_ms.map_or(self.deadline_ms, |retry_ms| retry_ms.min(self.deadline_ms)))
     }
 
     fn handle_output_drained(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {
@@ -280,14 +271,17 @@ impl Binding for HttpBinding {
     }
 
     fn begin_stop(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let is_reading = self.in_work.is_none() && !self.connection.is_idle();
         self.connection.close();
-        if is_reading && !self.connection.is_closed() {
-            self.refuse(&answer::refused(&engine::request::EngineError::Stopping), output, hub);
+        if self.in_work.is_none() && !self.connection.is_closed() {
+            self.refuse(&refused(&EngineError::Stopping), output, hub);
         }
+        self.watch(hub);
     }
 
     fn is_finished(&self) -> bool {
         self.connection.is_closed()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,8 @@ impl Access {
             Some(_) => HUB_PARTITION,
             None => {
                 let id = token.device().and_then(|id| DeviceId::parse(id).ok());
-                let id = id.ok_or_else(|| unauthenticated("the token names neither a policy nor a device"))?;
+                let id =
+                    id.ok_or_else(|| unauthenticated("the token names neither a policy nor a device"))?;
                 device_partition(&id, hub.partition_count)
             }
         };
@@ -92,7 +93,15 @@ mod tests {
         assert_eq!(partition(&sign("hub.test", Some("service"))), PartitionId(0));
         let device = DeviceId::parse("pump-7").unwrap();
         assert_eq!(partition(&sign("hub.test/devices/pump-7", None)), device_partition(&device, 4));
-        for bad in [&sign("hub.test", None), "SharedAccessSignature x", "Basic dXNlcg==", "", "Bearer", "Bearer wrong", "Bearer the-toke"] {
+        for bad in [
+            &sign("hub.test", None),
+            "SharedAccessSignature x",
+            "Basic dXNlcg==",
+            "",
+            "Bearer",
+            "Bearer wrong",
+            "Bearer the-toke",
+        ] {
             assert_eq!(read(bad).unwrap_err().http, 401, "{bad}");
         }
         assert!(matches!(read("bearer the-token"), Ok(Access::Administrator)));

@@ -42,9 +42,10 @@ impl Answer {
             "Message": format!("ErrorCode:{};{}", status.name, status.message.replace(';', ",")),
             "ExceptionMessage": format!("Tracking ID:{tracking}-TimeStamp:{}", iso_time(wall_ms)),
         });
-        let answer = Self { status: status.http, headers: vec![json_type()], body: body.to_string().into_bytes() }
-            .with("iothub-errorcode", status.name)
-            .with("iothub-servicetrackingid", tracking);
+        let answer =
+            Self { status: status.http, headers: vec![json_type()], body: body.to_string().into_bytes() }
+                .with("iothub-errorcode", status.name)
+                .with("iothub-servicetrackingid", tracking);
         match status.http {
             401 => answer.with("WWW-Authenticate", "SharedAccessSignature"),
             _ => answer,
@@ -92,6 +93,13 @@ pub(super) fn late() -> Status {
     Status::new(500_008, "GenericTimeout", INTERNAL_ERROR, "the hub did not answer in time")
 }
 
+/// The peer did not send its request in time.
+pub(super) fn slow() -> Status {
+    let mut status = invalid("the request did not arrive in time");
+    status.http = 408;
+    status
+}
+
 /// The engine answered what was not asked.
 pub(super) fn confused() -> Status {
     Status::new(500_001, "ServerError", INTERNAL_ERROR, "the hub has made an error")
@@ -112,11 +120,25 @@ pub(super) fn unreadable(refusal: &Refusal) -> Status {
     status
 }
 
+/// A moment as the `Date` field has it \[RFC 9110 5.6.7\].
+pub(super) fn http_date(wall_ms: u64) -> String {
+    let moment = i64::try_from(wall_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let printer = jiff::fmt::rfc2822::DateTimePrinter::new();
+    let text = moment.and_then(|moment| printer.timestamp_to_rfc9110_string(&moment).ok());
+    text.unwrap_or_else(|| "Thu, 01 Jan 1970 00:00:00 GMT".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use engine::request::CoreId;
 
     use super::*;
+
+    #[test]
+    fn dates_are_those_of_http() {
+        assert_eq!(http_date(1_795_294_683_001), "Sat, 21 Nov 2026 20:58:03 GMT");
+        assert_eq!(http_date(u64::MAX), "Thu, 01 Jan 1970 00:00:00 GMT");
+    }
 
     #[test]
     fn errors_have_the_form_that_clients_take_apart() {
@@ -129,7 +151,8 @@ mod tests {
         let (code, text) = message.split_once(';').unwrap();
         assert_eq!((code.split(':').nth(1), text), (Some("ArgumentInvalid"), "one, two"));
         assert!(body["ExceptionMessage"].as_str().unwrap().starts_with("Tracking ID:0000"));
-        let header = |name| answer.headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str());
+        let header =
+            |name| answer.headers.iter().find(|(found, _)| *found == name).map(|(_, value)| value.as_str());
         assert_eq!(header("iothub-errorcode"), Some("ArgumentInvalid"));
         assert_eq!(header("Content-Type"), Some("application/json; charset=utf-8"));
         assert!(header("WWW-Authenticate").is_none());

@@ -2,6 +2,7 @@
 
 use engine::request::{DeviceDraft, DeviceView, IfMatch};
 use registry::{DeviceId, DeviceKey, DeviceStatus, ETag};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::http::answer::{invalid, malformed};
@@ -130,7 +131,7 @@ struct WishedCapabilities {
 /// Read the identity that `device` shall get. What this hub does not have (certificates, edge devices) is refused, not
 /// dropped: the back end would believe that it is set.
 pub(super) fn read_draft(device: DeviceId, body: &[u8]) -> Result<DeviceDraft, Status> {
-    let wish: Wish = serde_json::from_slice(body).map_err(|error| malformed(format!("not an identity: {error}")))?;
+    let wish: Wish = read_object(body)?;
     if wish.device_id.is_some_and(|id| id != device.as_str()) {
         return Err(invalid("the deviceId of the body is not the one of the path"));
     }
@@ -152,6 +153,17 @@ pub(super) fn read_draft(device: DeviceId, body: &[u8]) -> Result<DeviceDraft, S
         secondary_key: read_key(keys.secondary_key)?,
         status,
         status_reason: wish.status_reason,
+    })
+}
+
+/// Read a JSON object. A list, which serde would take for the object's fields in their order, is none.
+pub(super) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(malformed("the body is not a JSON object"));
+    }
+    // Where, not what: serde's own text repeats what it found, and that may be a key.
+    serde_json::from_slice(body).map_err(|error| {
+        malformed(format!("the body cannot be read at line {}, column {}", error.line(), error.column()))
     })
 }
 
@@ -236,7 +248,10 @@ mod tests {
             json!({"authentication": {"SymmetricKey": empty}, "somethingNew": [1, 2]}),
         ] {
             let draft = draft(&body).unwrap();
-            assert_eq!((draft.primary_key, draft.secondary_key, draft.status), (None, None, DeviceStatus::Enabled));
+            assert_eq!(
+                (draft.primary_key, draft.secondary_key, draft.status),
+                (None, None, DeviceStatus::Enabled)
+            );
         }
     }
 
@@ -257,8 +272,12 @@ mod tests {
             let refused = read_draft(DeviceId::parse("pump").unwrap(), body.as_bytes());
             assert_eq!(refused.unwrap_err().code, 400_006, "{body}");
         }
-        let secret = draft(&key("bXktc2VjcmV0LWtleQ==")).unwrap_err();
-        assert!(!secret.message.contains("bXkt"), "{secret:?}");
+        for secret in
+            [key("bXktc2VjcmV0LWtleQ=="), json!({"authentication": {"symmetricKey": "bXktc2VjcmV0"}})]
+        {
+            let refused = draft(&secret).unwrap_err();
+            assert!(!refused.message.contains("bXkt"), "{refused:?}");
+        }
     }
 
     #[test]

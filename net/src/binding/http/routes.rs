@@ -66,8 +66,12 @@ impl Route {
         match rest {
             [] if is("devices") => get(method, || Ok(Self::ListDevices { count_max: read_top(&target)? })),
             [id] if is("devices") => Self::of_device(method, id),
-            [of] if is("statistics") && of.eq_ignore_ascii_case("devices") => get(method, || Ok(Self::DeviceStatistics)),
-            [of] if is("statistics") && of.eq_ignore_ascii_case("service") => get(method, || Ok(Self::ServiceStatistics)),
+            [of] if is("statistics") && of.eq_ignore_ascii_case("devices") => {
+                get(method, || Ok(Self::DeviceStatistics))
+            }
+            [of] if is("statistics") && of.eq_ignore_ascii_case("service") => {
+                get(method, || Ok(Self::ServiceStatistics))
+            }
             [name] if is("policies") => get(method, || Ok(Self::GetPolicy((*name).to_owned()))),
             [] if is("consumerGroups") => get(method, || Ok(Self::ListGroups)),
             [name] if is("consumerGroups") => match method {
@@ -76,18 +80,20 @@ impl Route {
                 "DELETE" => Ok(Self::DeleteGroup((*name).to_owned())),
                 _ => Err(no_method()),
             },
-            [name, of, rest @ ..] if is("consumerGroups") && of.eq_ignore_ascii_case("checkpoints") => match rest {
-                [] => get(method, || Ok(Self::ListCheckpoints((*name).to_owned()))),
-                [partition] => {
-                    let partition = read_partition(partition, partition_count)?;
-                    match method {
-                        "GET" => Ok(Self::GetCheckpoint((*name).to_owned(), partition)),
-                        "PUT" => Ok(Self::PutCheckpoint((*name).to_owned(), partition)),
-                        _ => Err(no_method()),
+            [name, of, rest @ ..] if is("consumerGroups") && of.eq_ignore_ascii_case("checkpoints") => {
+                match rest {
+                    [] => get(method, || Ok(Self::ListCheckpoints((*name).to_owned()))),
+                    [partition] => {
+                        let partition = read_partition(partition, partition_count)?;
+                        match method {
+                            "GET" => Ok(Self::GetCheckpoint((*name).to_owned(), partition)),
+                            "PUT" => Ok(Self::PutCheckpoint((*name).to_owned(), partition)),
+                            _ => Err(no_method()),
+                        }
                     }
+                    _ => Err(no_route()),
                 }
-                _ => Err(no_route()),
-            },
+            }
             _ => Err(no_route()),
         }
     }
@@ -124,12 +130,16 @@ impl Route {
     /// The path below the host that a token must cover.
     pub(super) fn resource(&self) -> Vec<&str> {
         match self {
-            Self::PutDevice(id) | Self::GetDevice(id) | Self::DeleteDevice(id) => vec!["devices", id.as_str()],
+            Self::PutDevice(id) | Self::GetDevice(id) | Self::DeleteDevice(id) => {
+                vec!["devices", id.as_str()]
+            }
             Self::ListDevices { .. } => vec!["devices"],
             Self::DeviceStatistics => vec!["statistics", "devices"],
             Self::ServiceStatistics => vec!["statistics", "service"],
             Self::ListGroups => vec!["consumerGroups"],
-            Self::PutGroup(name) | Self::GetGroup(name) | Self::DeleteGroup(name) => vec!["consumerGroups", name],
+            Self::PutGroup(name) | Self::GetGroup(name) | Self::DeleteGroup(name) => {
+                vec!["consumerGroups", name]
+            }
             Self::ListCheckpoints(name) | Self::GetCheckpoint(name, _) | Self::PutCheckpoint(name, _) => {
                 vec!["consumerGroups", name, "checkpoints"]
             }
@@ -155,7 +165,10 @@ fn read_top(target: &Target<'_>) -> Result<u32, Status> {
 }
 
 fn read_partition(text: &str, partition_count: u16) -> Result<PartitionId, Status> {
-    let partition = text.parse().ok().filter(|partition| text.bytes().all(|byte| byte.is_ascii_digit()) && *partition < partition_count);
+    let partition = text
+        .parse()
+        .ok()
+        .filter(|partition| text.bytes().all(|byte| byte.is_ascii_digit()) && *partition < partition_count);
     let not_found = || {
         let mut status = no_route();
         (status.code, status.name) = (404_003, "PartitionNotFound");
@@ -217,10 +230,23 @@ mod tests {
 
     #[test]
     fn everything_else_is_not_there() {
-        for line in ["GET /", "GET /nothing", "GET /devices/a/b", "GET /consumerGroups/g/checkpoints/0/x", "PUT /policies"] {
+        for line in [
+            "GET /",
+            "GET /nothing",
+            "GET /devices/a/b",
+            "GET /consumerGroups/g/checkpoints/0/x",
+            "PUT /policies",
+        ] {
             assert_eq!(parse(line), Err(404_000), "{line}");
         }
-        for line in ["POST /devices/a", "DELETE /devices", "PUT /policies/service", "HEAD /devices/a", "put /devices/a", "DELETE /consumerGroups/g/checkpoints/1"] {
+        for line in [
+            "POST /devices/a",
+            "DELETE /devices",
+            "PUT /policies/service",
+            "HEAD /devices/a",
+            "put /devices/a",
+            "DELETE /consumerGroups/g/checkpoints/1",
+        ] {
             assert_eq!(parse(line), Err(405_000), "{line}");
         }
         for partition in ["4", "-1", "+1", "x", "", "65536"] {

@@ -8,8 +8,8 @@ use registry::Rights;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::binding::http::answer::{Answer, confused, malformed, refused};
-use crate::binding::http::identity::{Identity, read_draft, read_if_match};
+use crate::binding::http::answer::{Answer, confused, refused};
+use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
 
@@ -108,8 +108,7 @@ impl Work {
             Route::ListCheckpoints(name) => find_group(name, Checkpoints::All),
             Route::GetCheckpoint(name, partition) => find_group(name, Checkpoints::One(partition)),
             Route::PutCheckpoint(name, partition) => {
-                let wish: CheckpointBody = serde_json::from_slice(&call.body)
-                    .map_err(|error| malformed(format!("not a checkpoint: {error}")))?;
+                let wish: CheckpointBody = read_object(&call.body)?;
                 find_group(name, Checkpoints::Write(partition, wish.sequence_number))
             }
             Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
@@ -117,7 +116,12 @@ impl Work {
     }
 
     /// Take the reply to the question at `index`. A refusal by any partition is the answer.
-    pub(super) fn advance(self, index: usize, reply: Reply, partition_count: u16) -> Result<Progress, Status> {
+    pub(super) fn advance(
+        self,
+        index: usize,
+        reply: Reply,
+        partition_count: u16,
+    ) -> Result<Progress, Status> {
         let done = |answer| Ok(Progress::Answer(answer));
         let wait = |work| Ok(Progress::Wait(work, Vec::new()));
         match (self, reply) {
@@ -145,7 +149,10 @@ impl Work {
                 done(Answer::json(&groups.iter().map(group_json).collect::<Vec<_>>()))
             }
             (Self::GroupDeleted, Reply::ConsumerGroup(group)) => {
-                let drop = |partition| Request::DropConsumerGroup { partition: PartitionId(partition), group: group.id };
+                let drop = |partition| Request::DropConsumerGroup {
+                    partition: PartitionId(partition),
+                    group: group.id,
+                };
                 let questions = (0..partition_count).map(drop).collect();
                 Ok(Progress::Wait(Self::GroupDropped { replies_left: partition_count }, questions))
             }
@@ -203,8 +210,12 @@ fn checkpoint_questions(
     match checkpoints {
         Checkpoints::One(partition) => (Work::Checkpoint, vec![find(partition)]),
         Checkpoints::Write(partition, number) => {
-            let put =
-                Request::PutCheckpoint { partition, group: group.id, number: SequenceNumber(number), force: true };
+            let put = Request::PutCheckpoint {
+                partition,
+                group: group.id,
+                number: SequenceNumber(number),
+                force: true,
+            };
             (Work::CheckpointWritten { number }, vec![put])
         }
         Checkpoints::All => {
@@ -242,8 +253,7 @@ fn group_json(group: &ConsumerGroupView) -> Value {
 }
 
 fn checkpoints_answer(found: &[Option<u64>]) -> Answer {
-    let checkpoint =
-        |(partition, number): (usize, &Option<u64>)| json!({ "partition": partition, "sequenceNumber": number });
+    let checkpoint = |(partition, number): (usize, &Option<u64>)| json!({ "partition": partition, "sequenceNumber": number });
     Answer::json(&found.iter().enumerate().map(checkpoint).collect::<Vec<_>>())
 }
 
