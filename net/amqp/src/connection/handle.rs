@@ -15,7 +15,9 @@ impl Connection {
     /// what it came to. `Ok(None)`: all of `input` is taken and more is needed. Call again until then; also with empty input
     /// after [`Connection::sasl_outcome`], because a peer may have sent ahead.
     ///
-    /// The event borrows from `input` and `inbound`, not from the connection.
+    /// The event borrows from `input` and `inbound`, not from the connection. What one call appends is at most a few hundred
+    /// bytes more than the frame that it answers; a peer that sends and does not read is stopped by a caller that takes no
+    /// more input while its output is not drained.
     ///
     /// # Errors
     ///
@@ -34,7 +36,7 @@ impl Connection {
             Phase::Header | Phase::HeaderAfterSasl => Due::Header,
             Phase::Opened | Phase::Closing => Due::Frame { bytes_max: self.config.max_frame_bytes },
             Phase::SaslVerdict => {
-                if !inbound.keep(input, self.config.max_frame_bytes as usize) {
+                if !inbound.keep(input, HANDSHAKE_FRAME_BYTES_MAX as usize) {
                     let error = Error::new(condition::RESOURCE_LIMIT_EXCEEDED, "Too much was sent ahead.");
                     return Err(self.fail(error, output));
                 }

@@ -49,7 +49,7 @@ impl<'a> Fields<'a> {
         match self.value()? {
             None => Ok(None),
             Some(Value::Uint(value)) => Ok(Some(value)),
-            Some(_) => Err(DecodeError::WrongType(name)),
+            Some(other) => integer(other, name),
         }
     }
 
@@ -57,7 +57,7 @@ impl<'a> Fields<'a> {
         match self.value()? {
             None => Ok(None),
             Some(Value::Ulong(value)) => Ok(Some(value)),
-            Some(_) => Err(DecodeError::WrongType(name)),
+            Some(other) => integer(other, name),
         }
     }
 
@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
         match self.value()? {
             None => Ok(None),
             Some(Value::Ushort(value)) => Ok(Some(value)),
-            Some(_) => Err(DecodeError::WrongType(name)),
+            Some(other) => integer(other, name),
         }
     }
 
@@ -73,7 +73,7 @@ impl<'a> Fields<'a> {
         match self.value()? {
             None => Ok(None),
             Some(Value::Ubyte(value)) => Ok(Some(value)),
-            Some(_) => Err(DecodeError::WrongType(name)),
+            Some(other) => integer(other, name),
         }
     }
 
@@ -167,6 +167,14 @@ impl<'a> Fields<'a> {
                 }
             },
         }))
+    }
+}
+
+/// An integer in another type than the specification's: clients have written uints as ulongs, and nothing depends on it.
+fn integer<T: TryFrom<i64>>(value: Value<'_>, name: &'static str) -> Result<Option<T>, DecodeError> {
+    match value.as_i64().map(T::try_from) {
+        Some(Ok(value)) => Ok(Some(value)),
+        _ => Err(DecodeError::WrongType(name)),
     }
 }
 

@@ -72,6 +72,17 @@ fn every_constructor_is_known() {
 }
 
 #[test]
+fn a_field_may_have_another_integer_type() {
+    use net_amqp::performative::Performative;
+    // A transfer whose handle is a ulong and whose delivery-id is an int.
+    let bytes = [0x00, 0x53, 0x14, 0xc0, 0x05, 0x02, 0x53, 0x07, 0x54, 0x08];
+    assert!(matches!(
+        Performative::decode(&bytes),
+        Ok(Performative::Transfer(transfer, [])) if transfer.handle == 7 && transfer.delivery_id == Some(8)
+    ));
+}
+
+#[test]
 fn values_that_their_types_forbid_are_refused() {
     let cases: &[(&[u8], DecodeError)] = &[
         (&[0x56, 2], DecodeError::InvalidValue("boolean")),

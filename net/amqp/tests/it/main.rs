@@ -6,6 +6,7 @@ mod fuzz;
 mod golden;
 mod malformed;
 mod oracle;
+mod oracle_messages;
 mod pair;
 mod windows;
 mod wire;
