@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 
 use engine::request::CoreId;
 
+use crate::breath::breathe;
 use crate::clock::Clock;
 use crate::connections::Connections;
 use crate::core::Core;
@@ -42,6 +43,12 @@ impl CoreContext {
             connections: Connections(Rc::clone(core)),
             stopping: core.stopping.clone(),
         }
+    }
+
+    /// Let the core's rings, its shard and its other tasks go first. For a task that has more to do than fits one turn:
+    /// waking itself instead would keep the core from seeing what disk and sockets have answered.
+    pub async fn breathe(&self) {
+        breathe().await;
     }
 
     /// Have `call` run on `core` in its next turn, outside of any task. It should spawn what takes time.

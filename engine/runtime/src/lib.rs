@@ -10,6 +10,7 @@
 //! with nothing to do sleeps until its bell rings, its disk answers or its next deadline has come.
 #![forbid(unsafe_code)]
 
+mod breath;
 mod buffer;
 mod clock;
 mod config;

@@ -41,8 +41,14 @@ pub const STOP_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// The part of a stop that connections get to say goodbye, in hundredths; the rest is for the disk.
 pub const STOP_CONNECTIONS_PERCENT: u64 = 60;
 
-/// How often a core leaves its tasks to look at the disk and the sockets, milliseconds, while it is busy.
-pub const PREEMPT_MS: u64 = 1;
+/// glommio's preemption timer, milliseconds. It must not fire before the first task of a round has run: the executor would
+/// sleep on tasks that are ready, until something else wakes it. So it is far longer than a thread is kept off its CPU;
+/// that the rings are looked at often is seen to by each turn of a core.
+pub const PREEMPT_MS: u64 = 1000;
+
+/// The longest that a core's loop sleeps, milliseconds: whatever way of waking it might be lost in glommio, it is lost for
+/// a second. Costs an idle core some tens of microseconds per second.
+pub const SLEEP_MS_MAX: u64 = 1000;
 
 /// Depth of a core's submission rings. A core has at most a few disk actions per partition in flight; sockets need one
 /// entry each only while they are armed.

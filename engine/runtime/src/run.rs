@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use glommio::timer::Timer;
 
+use crate::breath::Breath;
 use crate::context::CoreContext;
 use crate::core::Core;
 use crate::fatal::FatalOnPanic;
-use crate::limits::STOP_CONNECTIONS_PERCENT;
+use crate::limits::{SLEEP_MS_MAX, STOP_CONNECTIONS_PERCENT};
 use crate::shared::Shared;
 
 /// Run a core until it is stopped: its turns, and `application` beside them. Returns whether its end was orderly.
@@ -107,8 +108,8 @@ enum Step {
     Flushing,
 }
 
-/// Sleeps until the core's bell rings or a time has come. Keeps its timer from one sleep to the next while the time stays
-/// the same.
+/// Sleeps until the core's bell rings or a time has come, at least until the rings have been looked at. Keeps its timer
+/// from one sleep to the next while the time only moves later: a needless turn is cheaper than a new timer in each.
 #[derive(Default)]
 struct Sleeper {
     timer: Option<(u64, Timer)>,
@@ -116,26 +117,23 @@ struct Sleeper {
 
 impl Sleeper {
     async fn sleep(&mut self, core: &Core, shared: &Shared, timeout_ms: Option<u64>) {
-        if self.timer.as_ref().map(|(armed_ms, _)| *armed_ms) != timeout_ms {
-            self.timer = timeout_ms.map(|timeout_ms| {
-                let duration = timeout_ms.saturating_sub(core.clock.mono_ms());
-                (timeout_ms, Timer::new(Duration::from_millis(duration)))
-            });
+        let now_ms = core.clock.mono_ms();
+        let timeout_ms = timeout_ms.unwrap_or(u64::MAX).min(now_ms + SLEEP_MS_MAX);
+        if self.timer.as_ref().is_none_or(|(armed_ms, _)| *armed_ms > timeout_ms || *armed_ms <= now_ms) {
+            let duration = Duration::from_millis(timeout_ms.saturating_sub(now_ms));
+            self.timer = Some((timeout_ms, Timer::new(duration)));
         }
         let signal = shared.signal(core.id);
-        let mut yielded = false;
+        let mut breath = Breath::default();
         poll_fn(|context| {
-            let is_first = !yielded;
-            if signal.poll_rung(context, &mut yielded).is_ready() {
-                return Poll::Ready(());
-            }
-            let Some((_, timer)) = &mut self.timer else { return Poll::Pending };
-            if Pin::new(timer).poll(context).is_pending() {
+            if breath.poll(context).is_pending() {
                 return Poll::Pending;
             }
-            if is_first {
-                // The time had come during the turn: other tasks and the rings still go first.
-                context.waker().wake_by_ref();
+            if signal.poll_rung(context).is_ready() {
+                return Poll::Ready(());
+            }
+            let (_, timer) = self.timer.as_mut().expect("it was armed");
+            if Pin::new(timer).poll(context).is_pending() {
                 return Poll::Pending;
             }
             self.timer = None;

@@ -36,15 +36,10 @@ impl Signal {
         self.rung.swap(false, Ordering::AcqRel)
     }
 
-    /// Wait for [`ring`](Self::ring), but let the core's other tasks and its rings run at least once in between, even when
-    /// it was rung already. `yielded` is the caller's memory of that, false at first.
-    pub(crate) fn poll_rung(&self, context: &Context<'_>, yielded: &mut bool) -> Poll<()> {
+    /// Wait for [`ring`](Self::ring).
+    pub(crate) fn poll_rung(&self, context: &Context<'_>) -> Poll<()> {
         self.register(context.waker());
-        if std::mem::replace(yielded, true) {
-            return if self.take() { Poll::Ready(()) } else { Poll::Pending };
-        }
-        // Rung during the turn: the waker has been called and this task is scheduled behind the others already.
-        Poll::Pending
+        if self.take() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -70,25 +65,13 @@ mod tests {
         let (signal, count) = (Signal::default(), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
         let context = Context::from_waker(&waker);
-        let mut yielded = false;
-        assert!(signal.poll_rung(&context, &mut yielded).is_pending());
-        assert!(signal.poll_rung(&context, &mut yielded).is_ready(), "a first turn for who rang before");
+        assert!(signal.poll_rung(&context).is_ready(), "a first turn for who rang before");
         count.0.store(0, Ordering::Relaxed);
         (0..5).for_each(|_| signal.ring());
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(signal.poll_rung(&context, &mut yielded).is_ready());
-        assert!(signal.poll_rung(&context, &mut yielded).is_pending());
+        assert!(signal.poll_rung(&context).is_ready());
+        assert!(signal.poll_rung(&context).is_pending());
         signal.ring();
         assert_eq!(count.0.load(Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn a_turn_that_rings_itself_still_yields() {
-        let signal = Signal::default();
-        let context = Context::from_waker(Waker::noop());
-        signal.ring();
-        let mut yielded = false;
-        assert!(signal.poll_rung(&context, &mut yielded).is_pending());
-        assert!(signal.poll_rung(&context, &mut yielded).is_ready());
     }
 }
