@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::binding::{HubInfo, Transport};
 
+mod hub;
+
 /// Keeps what is asked; refuses as long as it is told to.
 #[derive(Default)]
 struct Questioned {
