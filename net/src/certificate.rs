@@ -190,15 +190,14 @@ impl Certificates {
         let end_s = certificate.validity().not_after.timestamp();
         let begin_s = certificate.validity().not_before.timestamp();
         let now_s = i64::try_from(now_s).unwrap_or(i64::MAX);
-        if covered != wanted {
-            Ok(Prepared::NamesChanged)
-        } else if end_s.saturating_sub(now_s) < SERVER_RENEW_S as i64 || now_s < begin_s {
-            Ok(Prepared::Renewed)
-        } else if !self.fits_key(&certificate)? {
-            Ok(Prepared::Renewed)
+        let is_due = end_s.saturating_sub(now_s) < SERVER_RENEW_S as i64 || now_s < begin_s;
+        Ok(if covered != wanted {
+            Prepared::NamesChanged
+        } else if is_due || !self.fits_key(&certificate)? {
+            Prepared::Renewed
         } else {
-            Ok(Prepared::Unchanged)
-        }
+            Prepared::Unchanged
+        })
     }
 
     /// Whether our CA issued it: the CA's name is of this data directory alone.

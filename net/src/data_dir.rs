@@ -99,6 +99,8 @@ pub struct RunInfo {
     pub pid: u32,
     /// The hub's name.
     pub name: String,
+    /// How many partitions it has.
+    pub partitions: u16,
     /// Its host names, the one for connection strings first.
     pub hosts: Vec<String>,
     /// Where it takes AMQP over TLS.
@@ -362,6 +364,7 @@ mod tests {
         RunInfo {
             pid: 42,
             name: "plant".into(),
+            partitions: 4,
             hosts: vec!["plant.example".into()],
             amqps: vec!["127.0.0.1:5671".parse().unwrap()],
             https: vec!["[::1]:443".parse().unwrap()],

@@ -107,6 +107,11 @@ impl Stack {
         })
     }
 
+    /// The port that it came in by.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
     /// Bytes that must be in front of the next input.
     pub fn carried(&self) -> &[u8] {
         self.tls.as_ref().map_or(&[], Session::carried)
@@ -159,10 +164,10 @@ impl Stack {
         let now_ms = turn.hub.now.mono_ms;
         if self.binding.is_none() && now_ms >= self.first_word_deadline_ms {
             self.close(Closing::fault("said nothing in time"));
-        } else if let Some(binding) = self.talking() {
-            if binding.next_timeout_ms().is_some_and(|at_ms| now_ms >= at_ms) {
-                binding.handle_timeout(turn.plaintext, turn.hub);
-            }
+        } else if let Some(binding) = self.talking()
+            && binding.next_timeout_ms().is_some_and(|at_ms| now_ms >= at_ms)
+        {
+            binding.handle_timeout(turn.plaintext, turn.hub);
         }
     }
 

@@ -1,23 +1,23 @@
-//! TLS, driven by hand: the only file that names rustls.
+//! TLS, driven by hand: with its `client`, the only place that names rustls.
 //!
 //! [`Session`] is one server-side connection without a socket. Records are decrypted in place, in the buffer that they were
 //! read into; what is not a whole record yet is carried by the session ([`CARRY_BYTES_MAX`]) and goes in front of the next
 //! input. Nothing else of a connection's bytes is kept, which is what an idle connection's few kilobytes rest on.
 
 use std::fmt;
-use std::io;
-use std::net::TcpStream;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, ServerConfig};
-use rustls::{ProtocolVersion, StreamOwned, SupportedCipherSuite};
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
+
+mod client;
+
+pub use client::{ClientStream, Trust};
 
 /// Most bytes of an incomplete record that a session carries from one input to the next: a record of 16 KiB with all
 /// that TLS 1.2 may add to it [RFC 5246 6.2.3]. A handshake message that does not fit is refused.
@@ -420,76 +420,6 @@ fn records_sent_max(connection: &UnbufferedServerConnection) -> u64 {
         Some(SupportedCipherSuite::Tls12(suite)) => suite.common.confidentiality_limit.min(u64::MAX - 1),
         _ => u64::MAX - 1,
     }
-}
-
-/// A client's connection over a blocking socket, for the command line.
-#[derive(Debug)]
-pub struct ClientStream(StreamOwned<ClientConnection, TcpStream>);
-
-impl ClientStream {
-    /// Speak TLS over `socket` to the server called `name`, whose certificate must come from the CA in `ca_pem`.
-    ///
-    /// # Errors
-    ///
-    /// [`io::Error`] when `name` or the CA cannot be used. The handshake itself happens with the first read or write.
-    pub fn new(socket: TcpStream, name: &str, ca_pem: &[u8]) -> io::Result<Self> {
-        let config = client_config(ca_pem).map_err(io::Error::other)?;
-        let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
-        let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-        Ok(Self(StreamOwned::new(connection, socket)))
-    }
-
-    /// The socket below, to set its timeouts.
-    pub fn socket(&self) -> &TcpStream {
-        &self.0.sock
-    }
-}
-
-impl io::Read for ClientStream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl io::Write for ClientStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
-
-fn client_config(ca_pem: &[u8]) -> Result<ClientConfig, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca_pem)? {
-        roots.add(certificate).map_err(|error| TlsError::Certificate(error.to_string()))?;
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Certificate(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Ok(config)
-}
-
-/// How the command line's HTTPS client does TLS: on the same provider, trusting the CA in `ca_pem` alone.
-///
-/// # Errors
-///
-/// [`TlsError::Certificate`] when the CA cannot be read.
-pub fn https_client_config(ca_pem: &[u8]) -> Result<ureq::tls::TlsConfig, TlsError> {
-    let roots: Vec<_> = certificates(ca_pem)?
-        .iter()
-        .map(|certificate| ureq::tls::Certificate::from_der(certificate).to_owned())
-        .collect();
-    Ok(ureq::tls::TlsConfig::builder()
-        .provider(ureq::tls::TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()))
-        .root_certs(ureq::tls::RootCerts::new_with_certs(&roots))
-        .build())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use std::io::{Read, Write};
 
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::*;
 use crate::certificate::{Certificates, Name};

@@ -1,0 +1,155 @@
+//! The command line: what is said to `corehub`, and the commands that talk to a running hub.
+
+mod connection_string;
+mod consumer_group;
+mod device;
+mod https;
+
+mod monitor;
+mod reader;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Settings;
+use crate::serve;
+
+/// Azure IoT Hub as one program on your own Linux host.
+#[derive(Parser, Debug)]
+#[command(name = "corehub", version, about, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the hub; the first start makes everything that is missing
+    Serve(Box<Settings>),
+    /// Print one connection string
+    ConnectionString(connection_string::Arguments),
+    /// Create, show, list, enable, disable and delete devices
+    Device(device::Arguments),
+    /// Create, list and delete consumer groups
+    ConsumerGroup(consumer_group::Arguments),
+    /// Print events as they arrive
+    Monitor(monitor::Arguments),
+}
+
+/// Which hub a command means.
+#[derive(Args, Clone, Debug)]
+struct HubArguments {
+    /// Data directory of the running hub
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+/// Why a command failed: one line for whoever gave it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct CommandError(String);
+
+impl CommandError {
+    fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+/// A command's way to [`CommandError`] from whatever went wrong.
+trait OrFail<T> {
+    /// With the error's own words.
+    fn or_fail(self) -> Result<T, CommandError>;
+}
+
+impl<T, E: std::fmt::Display> OrFail<T> for Result<T, E> {
+    fn or_fail(self) -> Result<T, CommandError> {
+        self.map_err(|error| CommandError::new(error.to_string()))
+    }
+}
+
+/// Run what the command line says.
+pub fn run() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Serve(settings) => serve::run(*settings).or_fail(),
+        Command::ConnectionString(arguments) => connection_string::run(&arguments),
+        Command::Device(arguments) => device::run(&arguments),
+        Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
+        Command::Monitor(arguments) => monitor::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("corehub: {}", error.0.replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Print a line on stdout. A reader that has gone (`corehub monitor | head -1`) ends the program without a word.
+fn print_line(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_product_parse() {
+        for line in [
+            "serve --data d",
+            "serve --data d --name plant --host plant.example --host 10.0.0.5 --bind 0.0.0.0 --amqps-port 5671 \
+             --https-port 443 --plain-amqp-port 5672 --cores 2 --pin none --partitions 8 --retention-days 3 \
+             --retention-bytes 40GiB --config hub.toml",
+            "connection-string --data d",
+            "connection-string --data d --policy service",
+            "connection-string --data d --device pump7",
+            "connection-string --data d --event-hub",
+            "device create a b c --data d",
+            "device show a --data d",
+            "device list --data d",
+            "device enable a --data d",
+            "device disable a --reason broken --data d",
+            "device delete a b --data d",
+            "monitor --data d --device a --partition 3 --from latest --consumer-group g",
+            "monitor --data d --from 2026-01-02T03:04:05Z",
+            "consumer-group create g --data d",
+            "consumer-group list --data d",
+            "consumer-group delete g --data d",
+        ] {
+            let words = ["corehub"].into_iter().chain(line.split_whitespace());
+            CommandLine::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in [
+            "",
+            "serve --data d --cores many",
+            "serve --data d --data-key-file k --data-key-fd 3",
+            "connection-string --data d --policy p --device x",
+            "connection-string --data d --device x --event-hub",
+            "device create --data d",
+            "device list",
+            "monitor --data d --from yesterday",
+            "monitor --data d --partition -1",
+            "send",
+        ] {
+            let words = ["corehub"].into_iter().chain(line.split_whitespace());
+            assert!(CommandLine::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What the sockets of a core have seen, counted.
+
+use std::cell::Cell;
+use std::fmt;
+
+/// Counters of one core; they stay there, so they need no atomics.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) accepted: Counter,
+    pub(super) refused_full: Counter,
+    pub(super) accept_failures: Counter,
+    pub(super) handshake_failures: Counter,
+    pub(super) faults: Counter,
+    pub(super) stalled: Counter,
+    pub(super) panics: Counter,
+    pub(super) bytes_received: Counter,
+    pub(super) bytes_sent: Counter,
+}
+
+/// Counts up.
+#[derive(Debug, Default)]
+pub(super) struct Counter(Cell<u64>);
+
+impl Counter {
+    pub(super) fn add(&self, count: usize) {
+        self.0.set(self.0.get().wrapping_add(count as u64));
+    }
+
+    pub(super) fn count(&self) {
+        self.add(1);
+    }
+}
+
+/// [`Counters`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once because there were as many as there may be.
+    pub refused_full: u64,
+    /// Times that no connection could be accepted: descriptors or memory were used up.
+    pub accept_failures: u64,
+    /// Connections that ended before they said a word: no TLS, a bad certificate's alert, silence.
+    pub handshake_failures: u64,
+    /// Connections ended for breaking their protocol or its limits.
+    pub faults: u64,
+    /// Connections ended because they did not take what was sent to them.
+    pub stalled: u64,
+    /// Connections ended by a panic: a defect of the hub.
+    pub panics: u64,
+    /// Bytes received, TLS included.
+    pub bytes_received: u64,
+    /// Bytes sent, TLS included.
+    pub bytes_sent: u64,
+}
+
+impl Counters {
+    pub(super) fn snapshot(&self) -> Counts {
+        Counts {
+            accepted: self.accepted.0.get(),
+            refused_full: self.refused_full.0.get(),
+            accept_failures: self.accept_failures.0.get(),
+            handshake_failures: self.handshake_failures.0.get(),
+            faults: self.faults.0.get(),
+            stalled: self.stalled.0.get(),
+            panics: self.panics.0.get(),
+            bytes_received: self.bytes_received.0.get(),
+            bytes_sent: self.bytes_sent.0.get(),
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "accepted {}, refused for number {}, not acceptable {}, failed before a word {}, faults {}, stalled {}, \
+             panics {}, received {} bytes, sent {} bytes",
+            self.accepted,
+            self.refused_full,
+            self.accept_failures,
+            self.handshake_failures,
+            self.faults,
+            self.stalled,
+            self.panics,
+            self.bytes_received,
+            self.bytes_sent
+        )
+    }
+}

@@ -1,0 +1,10 @@
+//! Sockets, on their cores: the only part of this crate that names glommio.
+
+mod counters;
+mod listener;
+mod pump;
+mod reserve;
+
+pub use counters::Counts;
+pub use listener::{Endpoint, Front, serve_core};
+pub use reserve::{ReserveError, reserve};

@@ -1,0 +1,374 @@
+//! One connection's task: bytes from the socket into its [`Stack`], the stack's words back, deadlines.
+//!
+//! Nothing is allocated for a connection that is idle: reads go into the core's scratch buffer, words come out of the core's
+//! other two, and only what the peer does not take at once is kept, bounded. While a peer does not read, nothing more is read
+//! from it.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
+
+use engine_runtime::{ConnectionHandle, CoreDoor, Delivery};
+use futures_lite::{AsyncRead, AsyncWrite, future};
+use glommio::net::TcpStream;
+use glommio::timer::sleep;
+use tracing::{debug, info};
+
+use super::listener::Shared;
+use crate::binding::{Closing, Context, OUTPUT_PENDING_BYTES_MAX};
+use crate::stack::{Port, Stack, Turn, open_binding};
+
+/// While more than this waits for the peer, nothing is read from it: its requests would only add to it.
+const PENDING_PAUSES_READING_BYTES: usize = 64 * 1024;
+
+/// With more than this waiting for it a connection ends. Bindings stop asking long before; only answers to what was asked
+/// already can come so far.
+const PENDING_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A peer that takes not one byte of what waits for it in this time is gone, or wants to be.
+const STALL_TIMEOUT_MS: u64 = 120_000;
+
+/// The same once the connection is over but for its last words.
+const LAST_WORDS_TIMEOUT_MS: u64 = 5_000;
+
+/// How long a closed connection's last bytes may take to arrive, and the peer to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The room that a core's shared buffers keep between turns.
+const SHARED_BUFFER_BYTES_KEPT: usize = 1024 * 1024;
+
+/// Run a connection to its end.
+pub(super) async fn run(
+    shared: &Rc<Shared>,
+    port: Port,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    handle: ConnectionHandle,
+) {
+    // Replies are small and waited for. A socket that refuses this has been closed.
+    let _ = stream.set_nodelay(true);
+    let now_ms = shared.context.clock.now().mono_ms;
+    let stack = match Stack::open(port, &shared.acceptor, open_binding, now_ms) {
+        Ok(stack) => stack,
+        Err(error) => {
+            debug!(%peer, "{error}");
+            return;
+        }
+    };
+    let mut pump = Pump {
+        door: shared.context.door.clone(),
+        shared,
+        stack,
+        handle,
+        peer,
+        pending: Pending::default(),
+        owes_drained: false,
+        deadline_ms: None,
+        stalled_at_ms: None,
+    };
+    let end = poll_fn(|task| pump.poll(task, &mut stream)).await;
+    pump.report(&end);
+    let lingers = matches!(end, End::Closed) && pump.stack.has_spoken();
+    // Its sessions and readers end now, not when the peer hangs up.
+    drop(pump);
+    if lingers && stream.shutdown(Shutdown::Write).await.is_ok() {
+        let gone = poll_fn(|task| discard(shared, task, &mut stream));
+        future::or(gone, async {
+            sleep(LINGER).await;
+        })
+        .await;
+    }
+}
+
+/// Read and forget what still comes: closing a socket with unread bytes would destroy what the peer has not read yet.
+fn discard(shared: &Shared, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Poll<()> {
+    let mut scratch = shared.scratch.borrow_mut();
+    while let Ok(1..) = ready!(Pin::new(&mut *stream).poll_read(task, &mut scratch)) {}
+    Poll::Ready(())
+}
+
+/// How a connection ended.
+enum End {
+    /// The stack closed it and everything was sent.
+    Closed,
+    /// The peer took nothing for too long, or too much waited for it.
+    Stalled,
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+/// What a turn found.
+enum Progress {
+    /// Nothing to do.
+    Nothing,
+    /// Something was done; there may be more.
+    Some,
+    /// So much that others on this core come first.
+    Much,
+    /// The socket failed.
+    Failed(io::Error),
+}
+
+struct Pump<'a> {
+    shared: &'a Shared,
+    door: CoreDoor,
+    stack: Stack,
+    handle: ConnectionHandle,
+    peer: SocketAddr,
+    pending: Pending,
+    /// So much was pending that the binding may wait to hear that it no longer is.
+    owes_drained: bool,
+    /// What the runtime was last asked for.
+    deadline_ms: Option<u64>,
+    /// When the connection ends unless the peer takes a byte of what waits for it.
+    stalled_at_ms: Option<u64>,
+}
+
+impl Pump<'_> {
+    /// Turns until there is nothing to do, then wait.
+    fn poll(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Poll<End> {
+        loop {
+            let progress = self.turn(task, stream);
+            if let Err(error) = self.write(task, stream) {
+                return Poll::Ready(End::Failed(error));
+            }
+            if self.pending.is_empty() {
+                if self.stack.closing().is_some() {
+                    return Poll::Ready(End::Closed);
+                }
+                if std::mem::take(&mut self.owes_drained) {
+                    self.act(|stack, turn| stack.handle_output_drained(turn));
+                    continue;
+                }
+            } else if self.is_stalled() {
+                return Poll::Ready(End::Stalled);
+            }
+            match progress {
+                Progress::Failed(error) => return Poll::Ready(End::Failed(error)),
+                Progress::Some => {}
+                Progress::Much => {
+                    task.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Progress::Nothing => {
+                    self.set_deadline();
+                    let delivery = ready!(self.handle.poll_delivery(task));
+                    self.deliver(delivery);
+                }
+            }
+        }
+    }
+
+    /// Everything that has come from the engine, and one read of the socket.
+    fn turn(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Progress {
+        let mut progress = Progress::Nothing;
+        if let Some(first) = self.handle.try_next() {
+            self.deliver(first);
+            progress = Progress::Some;
+        }
+        if !self.stack.wants_input() || self.pending.len() > PENDING_PAUSES_READING_BYTES {
+            return progress;
+        }
+        let mut scratch = self.shared.scratch.borrow_mut();
+        let carried = self.stack.carried();
+        let carried_bytes = carried.len();
+        scratch[..carried_bytes].copy_from_slice(carried);
+        match Pin::new(stream).poll_read(task, &mut scratch[carried_bytes..]) {
+            Poll::Pending => progress,
+            Poll::Ready(Err(error)) => Progress::Failed(error),
+            Poll::Ready(Ok(0)) => {
+                self.stack.handle_end_of_input();
+                Progress::Some
+            }
+            Poll::Ready(Ok(count)) => {
+                self.shared.counters.bytes_received.add(count);
+                let end = carried_bytes + count;
+                let is_full = end == scratch.len();
+                self.act(|stack, turn| stack.handle_input(&mut scratch[..end], turn));
+                if is_full { Progress::Much } else { Progress::Some }
+            }
+        }
+    }
+
+    /// Hand on what has come from the engine, `first` and all that is behind it, in one turn.
+    fn deliver(&mut self, first: Delivery) {
+        let mut next = Some(first);
+        self.act_with(|stack, handle, deadline_ms, turn| {
+            while let Some(delivery) = next.take().or_else(|| handle.try_next()) {
+                match delivery {
+                    Delivery::Reply { token, reply } => stack.handle_reply(token, reply, turn),
+                    Delivery::Notice(notice) => stack.handle_notice(notice, turn),
+                    Delivery::Stopping => stack.begin_stop(turn),
+                    Delivery::Deadline => {
+                        *deadline_ms = None;
+                        stack.handle_timeout(turn);
+                    }
+                }
+            }
+        });
+    }
+
+    fn act(&mut self, act: impl FnOnce(&mut Stack, &mut Turn<'_, '_>)) {
+        self.act_with(|stack, _, _, turn| act(stack, turn));
+    }
+
+    /// One turn of the stack. What it has to say goes behind what is pending.
+    fn act_with(
+        &mut self,
+        act: impl FnOnce(&mut Stack, &ConnectionHandle, &mut Option<u64>, &mut Turn<'_, '_>),
+    ) {
+        let shared = self.shared;
+        let mut plaintext = shared.plaintext.borrow_mut();
+        // Another connection's turn that panicked may have left something.
+        plaintext.clear();
+        let mut hub = Context {
+            door: &mut self.door,
+            connection: self.handle.id(),
+            now: shared.context.clock.now(),
+            hub: &shared.hub,
+            transport: self.stack.port().transport(),
+            peer: self.peer,
+            output_pending_bytes: self.pending.len(),
+        };
+        let wire = self.pending.borrow_buffer(shared);
+        let mut turn = Turn { plaintext: &mut plaintext, wire, hub: &mut hub };
+        act(&mut self.stack, &self.handle, &mut self.deadline_ms, &mut turn);
+        self.stack.end_turn(&mut turn);
+        self.owes_drained |= self.pending.len() >= OUTPUT_PENDING_BYTES_MAX;
+        plaintext.shrink_to(SHARED_BUFFER_BYTES_KEPT);
+    }
+
+    /// Send what is pending, as much as the socket takes.
+    fn write(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> io::Result<()> {
+        let mut has_moved = false;
+        while !self.pending.is_empty() {
+            match Pin::new(&mut *stream).poll_write(task, self.pending.bytes())? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => {
+                    self.shared.counters.bytes_sent.add(count);
+                    self.pending.consume(count);
+                    has_moved = true;
+                }
+                Poll::Pending => {
+                    self.owes_drained = true;
+                    if has_moved || self.stalled_at_ms.is_none() {
+                        let timeout_ms = match self.stack.closing() {
+                            None => STALL_TIMEOUT_MS,
+                            Some(_) => LAST_WORDS_TIMEOUT_MS,
+                        };
+                        self.stalled_at_ms = Some(self.now_ms() + timeout_ms);
+                    }
+                    self.pending.compact();
+                    return Ok(());
+                }
+            }
+        }
+        self.stalled_at_ms = None;
+        self.pending.give_buffer_back(self.shared);
+        Ok(())
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.pending.len() > PENDING_BYTES_MAX
+            || self.stalled_at_ms.is_some_and(|at_ms| self.now_ms() >= at_ms)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.shared.context.clock.now().mono_ms
+    }
+
+    fn set_deadline(&mut self) {
+        let deadline_ms = [self.stack.next_timeout_ms(), self.stalled_at_ms].into_iter().flatten().min();
+        if deadline_ms != self.deadline_ms {
+            self.deadline_ms = deadline_ms;
+            self.handle.set_deadline(deadline_ms);
+        }
+    }
+
+    /// Count the connection's end and say it in the log: in detail for those who look, in short when the peer was at fault.
+    fn report(&self, end: &End) {
+        let counters = &self.shared.counters;
+        let (peer, how) = (self.peer, self.stack.describe());
+        match (end, self.stack.closing()) {
+            (End::Stalled, _) => {
+                counters.stalled.count();
+                info!(%peer, %how, "connection ended: it did not take what was sent to it");
+            }
+            (End::Failed(error), _) => debug!(%peer, %how, "connection lost: {error}"),
+            (End::Closed, Some(Closing::Fault(reason))) if self.stack.has_spoken() => {
+                counters.faults.count();
+                info!(%peer, %how, "connection ended: {reason}");
+            }
+            (End::Closed, Some(Closing::Fault(reason))) => {
+                counters.handshake_failures.count();
+                debug!(%peer, %how, "connection ended before its first word: {reason}");
+            }
+            (End::Closed, _) => debug!(%peer, %how, "connection ended"),
+        }
+    }
+}
+
+/// Bytes that the peer has not taken yet. The buffer is the core's while everything is taken at once, which is nearly always;
+/// it stays with the connection from the first time that something is left over until nothing is.
+#[derive(Default)]
+struct Pending {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+    }
+
+    /// To append to.
+    fn borrow_buffer(&mut self, shared: &Shared) -> &mut Vec<u8> {
+        if self.buffer.capacity() == 0 {
+            self.buffer = shared.wire.take();
+            self.buffer.clear();
+        }
+        &mut self.buffer
+    }
+
+    /// Everything was taken: the next connection may use the buffer.
+    fn give_buffer_back(&mut self, shared: &Shared) {
+        self.start = 0;
+        if self.buffer.capacity() > 0 {
+            self.buffer.clear();
+            self.buffer.shrink_to(SHARED_BUFFER_BYTES_KEPT);
+            let mut core_buffer = shared.wire.borrow_mut();
+            if core_buffer.capacity() < self.buffer.capacity() {
+                *core_buffer = std::mem::take(&mut self.buffer);
+            } else {
+                self.buffer = Vec::new();
+            }
+        }
+    }
+
+    /// Something is left over and stays for a while: keep no more than it needs.
+    fn compact(&mut self) {
+        if self.start > 0 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        if self.buffer.capacity() > 2 * self.buffer.len() + 4096 {
+            self.buffer.shrink_to_fit();
+        }
+    }
+}
