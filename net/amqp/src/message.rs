@@ -120,11 +120,10 @@ impl<'a> Sections<'a> {
                     sections.properties = Some(Properties::decode(&mut Fields::decode(&mut decoder)?)?);
                 }
                 code::APPLICATION_PROPERTIES => sections.application_properties = Some(map(&mut decoder)?),
-                code::DATA => {
-                    if !matches!(decoder.value()?, Value::Binary(_)) {
-                        return Err(DecodeError::WrongType("data"));
-                    }
-                }
+                code::DATA => match decoder.value()? {
+                    Value::Binary(_) => {}
+                    _ => return Err(DecodeError::WrongType("data")),
+                },
                 code::AMQP_SEQUENCE => match decoder.value()? {
                     value @ Value::List(_) => value.check()?,
                     _ => return Err(DecodeError::WrongType("amqp-sequence")),

@@ -115,16 +115,12 @@ impl<'a> Value<'a> {
     }
 
     fn check_below(&self, levels: u32) -> Result<(), DecodeError> {
-        let below = |levels: u32| levels.checked_sub(1).ok_or(DecodeError::TooDeep);
+        let below = || levels.checked_sub(1).ok_or(DecodeError::TooDeep);
         match self {
-            Value::List(list) => list.iter().try_for_each(|item| item?.check_below(below(levels)?)),
-            Value::Array(array) => array.iter().try_for_each(|item| item?.check_below(below(levels)?)),
-            Value::Map(map) => map.iter().try_for_each(|entry| {
-                let (key, value) = entry?;
-                key.check_below(below(levels)?)?;
-                value.check_below(below(levels)?)
-            }),
-            Value::Described(described) => described.value()?.check_below(below(levels)?),
+            Value::List(list) => check_values(list.body(), list.count(), below),
+            Value::Map(map) => check_values(map.body(), map.value_count(), below),
+            Value::Array(array) => array.iter().try_for_each(|item| item?.check_below(below()?)),
+            Value::Described(described) => described.value()?.check_below(below()?),
             _ => Ok(()),
         }
     }
@@ -153,6 +149,20 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Checks the values of a list or map; each may nest as deep as `levels` says, which is asked only if there is one.
+fn check_values(
+    body: &[u8],
+    count: u32,
+    levels: impl Fn() -> Result<u32, DecodeError>,
+) -> Result<(), DecodeError> {
+    if count == 0 {
+        return Ok(());
+    }
+    let levels = levels()?;
+    let mut decoder = Decoder::new(body);
+    (0..count).try_for_each(|_| decoder.check(levels))
+}
+
 /// Reads values from the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder<'a> {
@@ -177,9 +187,26 @@ impl<'a> Decoder<'a> {
 
     /// The next value. Compounds are not looked into beyond their size and count.
     pub fn value(&mut self) -> Result<Value<'a>, DecodeError> {
-        let whole = self.rest;
         let code = self.byte()?;
-        self.value_of(code, whole)
+        self.value_of(code)
+    }
+
+    /// Moves behind the next value and checks everything inside it. What messages are full of is checked without making a
+    /// [`Value`] of it.
+    fn check(&mut self, levels: u32) -> Result<(), DecodeError> {
+        let code = self.byte()?;
+        match code {
+            0xa1 => utf8(self.variable8()?).map(drop),
+            0xa3 => ascii(self.variable8()?).map(drop),
+            0xa0 => self.variable8().map(drop),
+            0x40..=0x45 => Ok(()),
+            0x50..=0x55 => self.take(1).map(drop),
+            0x60 | 0x61 => self.take(2).map(drop),
+            0x70..=0x72 => self.take(4).map(drop),
+            0x80..=0x83 => self.take(8).map(drop),
+            0x98 => self.take(16).map(drop),
+            _ => self.value_of(code)?.check_below(levels),
+        }
     }
 
     /// The next value's encoding, constructor included, without looking into it.
@@ -190,6 +217,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The descriptor of the next value, which must be a described one; the value itself comes next.
+    #[inline]
     pub fn descriptor(&mut self) -> Result<Descriptor<'a>, DecodeError> {
         match self.byte()? {
             0x00 => self.descriptor_value(),
@@ -198,14 +226,19 @@ impl<'a> Decoder<'a> {
     }
 
     /// The descriptor itself, behind its zero byte.
+    #[inline]
     pub(crate) fn descriptor_value(&mut self) -> Result<Descriptor<'a>, DecodeError> {
         // Smallulong is what everybody writes.
         if let [0x53, code, rest @ ..] = self.rest {
             self.rest = rest;
             return Ok(Descriptor::Code((*code).into()));
         }
+        self.rare_descriptor()
+    }
+
+    fn rare_descriptor(&mut self) -> Result<Descriptor<'a>, DecodeError> {
         match self.rest.first() {
-            Some(0x80 | 0x44 | 0xa3 | 0xb3) => match self.value()? {
+            Some(0x53 | 0x80 | 0x44 | 0xa3 | 0xb3) => match self.value()? {
                 Value::Ulong(code) => Ok(Descriptor::Code(code)),
                 Value::Symbol(name) => Ok(Descriptor::Symbol(name)),
                 _ => Err(DecodeError::UnexpectedDescriptor),
@@ -215,8 +248,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The value whose constructor `code` is already read; `whole` begins at that constructor.
-    pub(crate) fn value_of(&mut self, code: u8, whole: &'a [u8]) -> Result<Value<'a>, DecodeError> {
+    /// The value whose constructor `code` is already read.
+    pub(crate) fn value_of(&mut self, code: u8) -> Result<Value<'a>, DecodeError> {
         Ok(match code {
             0x00 => Value::Described(Described::decode(self)?),
             0x40 => Value::Null,
@@ -270,10 +303,7 @@ impl<'a> Decoder<'a> {
                 let (count, body) = self.compound(code)?;
                 Value::Array(Array::new(count, body)?)
             }
-            _ => {
-                self.rest = whole;
-                return Err(DecodeError::UnknownConstructor(code));
-            }
+            _ => return Err(DecodeError::UnknownConstructor(code)),
         })
     }
 
@@ -291,19 +321,22 @@ impl<'a> Decoder<'a> {
         }
     }
 
+    #[inline]
     pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
         let (byte, rest) = self.rest.split_first().ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(*byte)
     }
 
-    fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+    #[inline]
+    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(DecodeError::Truncated)?;
         self.rest = rest;
         Ok(*bytes)
     }
 
-    fn variable8(&mut self) -> Result<&'a [u8], DecodeError> {
+    #[inline]
+    pub(crate) fn variable8(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = self.byte()?.into();
         self.take(length)
     }
@@ -313,6 +346,7 @@ impl<'a> Decoder<'a> {
         self.take(length)
     }
 
+    #[inline]
     fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let (bytes, rest) = self.rest.split_at_checked(length).ok_or(DecodeError::Truncated)?;
         self.rest = rest;
@@ -320,11 +354,11 @@ impl<'a> Decoder<'a> {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| DecodeError::InvalidValue("string"))
 }
 
-fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {
+pub(crate) fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {
     match bytes.is_ascii() {
         true => utf8(bytes),
         false => Err(DecodeError::InvalidValue("symbol")),

@@ -220,10 +220,7 @@ fn construct<'a>(mut constructor: Decoder<'a>, data: &mut Decoder<'a>) -> Result
             let bytes = &bytes[..bytes.len() - data.rest().len()];
             Ok(Value::Described(Described { descriptor, constructor: inner, data: bytes }))
         }
-        code => {
-            let whole = data.rest();
-            data.value_of(code, whole)
-        }
+        code => data.value_of(code),
     }
 }
 
@@ -241,7 +238,7 @@ fn skip_data<'a>(constructor: &'a [u8], data: &mut Decoder<'a>) -> Result<(), De
     loop {
         match constructor.byte()? {
             0x00 => constructor.descriptor_value()?,
-            code => return data.value_of(code, data.rest()).map(drop),
+            code => return data.value_of(code).map(drop),
         };
     }
 }

@@ -7,6 +7,7 @@ mod golden;
 mod malformed;
 mod oracle;
 mod oracle_messages;
+mod oracle_performatives;
 mod pair;
 mod windows;
 mod wire;

@@ -10,6 +10,8 @@ use serde_amqp::Value as TheirValue;
 use serde_amqp::primitives::{Symbol, Timestamp, Uuid};
 use serde_amqp::{from_slice, to_vec};
 
+use crate::oracle::seeded;
+
 /// What a message is made of.
 #[derive(Clone, Debug)]
 struct Parts {
@@ -194,7 +196,7 @@ impl Parts {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(seeded(200))]
 
     #[test]
     fn messages_mean_the_same(parts in parts()) {
