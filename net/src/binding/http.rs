@@ -20,7 +20,7 @@ use crate::binding::{Binding, Closing, Context};
 use access::{Access, check_grant};
 use answer::{Answer, confused, late, refused, slow, unreadable};
 use routes::Route;
-use work::{Call, Progress, Questions, Work};
+use work::{CONTINUATION, Call, Progress, Questions, Work};
 
 /// Bytes of a body. The largest thing that this API takes is one identity, far below this.
 const BODY_BYTES_MAX: u64 = 64 * 1024;
@@ -192,11 +192,12 @@ impl HttpBinding {
 
 impl Incoming {
     fn new(head: &Head<'_>, partition_count: u16) -> Self {
-        let if_match = head.header("if-match").map(str::to_owned);
+        let header = |name| head.header(name).map(str::to_owned);
+        let (if_match, continuation) = (header("if-match"), header(CONTINUATION));
         let route = Route::parse(head.method(), head.target(), partition_count);
         Self {
             authorization: head.header("authorization").map(SecretText::new),
-            call: route.map(|route| Call { route, if_match, body: Vec::new() }),
+            call: route.map(|route| Call { route, if_match, continuation, body: Vec::new() }),
         }
     }
 }

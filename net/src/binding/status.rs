@@ -38,6 +38,7 @@ impl Status {
             EngineError::SessionEnded(reason) => of_session_end(*reason),
             EngineError::PartitionNotFound(_) => (404_003, "PartitionNotFound", NOT_FOUND),
             EngineError::ConsumerGroupNotFound => CONSUMER_GROUP_NOT_FOUND,
+            EngineError::PolicyNotFound => (404_000, "PolicyNotFound", NOT_FOUND),
             EngineError::ConsumerGroupExists => CONSUMER_GROUP_EXISTS,
             EngineError::ConsumerGroupInvalid(_) => INVALID,
             EngineError::EpochHeld { .. } => (409_002, "LinkCreationConflict", LINK_STOLEN),

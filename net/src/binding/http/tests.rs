@@ -319,7 +319,7 @@ fn lists_are_merged_from_all_partitions() {
     assert_eq!(asked.len(), 3);
     let pages = [vec!["b", "e"], vec![], vec!["a", "c", "d"]];
     for (((token, question), page), partition) in asked.into_iter().zip(pages).zip(0..) {
-        let Request::ListDevices { partition: found, after: None, count_max: 3 } = question else { panic!() };
+        let Request::ListDevices { partition: found, after: None, count_max: 4 } = question else { panic!() };
         assert_eq!(found, PartitionId(partition));
         assert!(world.output.is_empty());
         world.reply(token, Reply::Devices(page.into_iter().map(view).collect()));

@@ -1,23 +1,30 @@
 //! A request in work: from the question to the engine's replies to the answer. No bytes, no connection.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use engine::request::{
     ConsumerGroupView, DeviceCounts, DeviceView, IfMatch, PartitionId, PolicyView, Reply, Request,
     SequenceNumber,
 };
-use registry::Rights;
+use registry::{DeviceId, Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::binding::http::answer::{Answer, confused, refused};
+use crate::binding::http::answer::{Answer, confused, invalid, refused};
 use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
+
+/// The header by which a list goes on in the next page, in both directions \[protocol.md 7.4\].
+pub(super) const CONTINUATION: &str = "x-ms-continuation";
 
 /// A request as it was read, its caller already authorized.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) route: Route,
     pub(super) if_match: Option<String>,
+    /// Where a list goes on, as the page before said.
+    pub(super) continuation: Option<String>,
     pub(super) body: Vec<u8>,
 }
 
@@ -91,7 +98,13 @@ impl Work {
                 (Self::DeviceDeleted, vec![Request::DeleteDevice { device, if_match }])
             }
             Route::ListDevices { count_max } => {
-                let list = |partition| Request::ListDevices { partition, after: None, count_max };
+                let after = call.continuation.as_deref().map(read_continuation).transpose()?;
+                // One more than asked for tells whether there are more.
+                let list = |partition| Request::ListDevices {
+                    partition,
+                    after: after.clone(),
+                    count_max: count_max + 1,
+                };
                 let work = Self::Devices { found: Vec::new(), replies_left, count_max };
                 (work, partitions().map(list).collect())
             }
@@ -230,11 +243,24 @@ fn device_answer(view: &DeviceView) -> Answer {
     Answer::json(&Identity::of(view)).with("ETag", format!("\"{}\"", view.etag))
 }
 
-/// Each partition gave its first `count_max`; the first of all are among them.
+/// Each partition gave its first `count_max` and one more; the first of all are among them.
 fn devices_answer(mut found: Vec<DeviceView>, count_max: u32) -> Answer {
     found.sort_by(|one, other| one.device.cmp(&other.device));
+    let has_more = found.len() > count_max as usize;
     found.truncate(count_max as usize);
-    Answer::json(&found.iter().map(Identity::of).collect::<Vec<_>>())
+    let answer = Answer::json(&found.iter().map(Identity::of).collect::<Vec<_>>());
+    match found.last() {
+        Some(last) if has_more => answer.with(CONTINUATION, STANDARD.encode(last.device.as_str())),
+        _ => answer,
+    }
+}
+
+/// The page before ended with the device of this name. Clients know the text as opaque.
+fn read_continuation(text: &str) -> Result<DeviceId, Status> {
+    let decoded = STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    decoded
+        .and_then(|id| DeviceId::parse(&id).ok())
+        .ok_or_else(|| invalid("the continuation is not one of this hub"))
 }
 
 fn counts_answer(sum: DeviceCounts, of_service: bool) -> Answer {

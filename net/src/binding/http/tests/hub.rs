@@ -102,14 +102,20 @@ impl Hub {
         }
     }
 
-    fn answer(&mut self) -> Option<(u16, Value)> {
+    fn answer(&mut self) -> Option<(String, Value)> {
         let output = String::from_utf8(std::mem::take(&mut self.output)).unwrap();
         let (head, body) = output.split_once("\r\n\r\n")?;
-        Some((head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or_default()))
+        Some((head.to_owned(), serde_json::from_str(body).unwrap_or_default()))
     }
 
-    /// One request with any `Authorization`, and its answer.
+    /// One request with any `Authorization`; its answer's status and body.
     fn request_as(&mut self, authorization: &str, line: &str, headers: &str, body: &Value) -> (u16, Value) {
+        let (head, body) = self.exchange(authorization, line, headers, body);
+        (head[9..12].parse().unwrap(), body)
+    }
+
+    /// One request; its answer's head and body.
+    fn exchange(&mut self, authorization: &str, line: &str, headers: &str, body: &Value) -> (String, Value) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let head =
             format!("{line} HTTP/1.1\r\nHost: hub.test\r\nAuthorization: {authorization}\r\n{headers}");
@@ -197,8 +203,8 @@ fn nothing_is_answered_before_it_is_durable() {
     loop {
         hub.settle();
         match hub.answer() {
-            Some((status, _)) => {
-                assert_eq!(status, 200);
+            Some((head, _)) => {
+                assert!(head.starts_with("HTTP/1.1 200"), "{head}");
                 break;
             }
             None => assert!(hub.disk.step(), "neither an answer nor anything to do"),
@@ -229,6 +235,22 @@ fn lists_and_counts_see_all_partitions() {
     };
     assert_eq!(ids(&hub.get("/devices/?api-version=2021-04-12").1), names);
     assert_eq!(ids(&hub.get("/devices?top=7").1), names[..7]);
+    // Page by page: each once, none left out, and no page too many.
+    for top in [1, 6, 7, 10, 19, 20, 21] {
+        let (mut seen, mut pages, mut headers) = (Vec::new(), 0, String::new());
+        loop {
+            let (head, body) =
+                hub.exchange(&owner(), &format!("GET /devices?top={top}"), &headers, &Value::Null);
+            seen.extend(ids(&body));
+            pages += 1;
+            match head.lines().find_map(|line| line.strip_prefix("x-ms-continuation: ")) {
+                Some(token) => headers = format!("X-MS-Continuation: {token}\r\n"),
+                None => break,
+            }
+        }
+        assert_eq!((seen, pages), (names.clone(), names.len().div_ceil(top)), "top {top}");
+    }
+    assert_eq!(hub.request("GET /devices", "x-ms-continuation: ***\r\n", Value::Null).0, 400);
     let counts = json!({"totalDeviceCount": 20, "enabledDeviceCount": 19, "disabledDeviceCount": 1});
     assert_eq!(hub.get("/statistics/devices"), (200, counts));
     assert_eq!(hub.get("/statistics/service"), (200, json!({"connectedDeviceCount": 0})));
