@@ -209,39 +209,36 @@ impl<'a, S: Storage> Examination<'a, S> {
         damaged: bool,
         repairs: Vec<(u64, Vec<u8>)>,
     ) -> Result<(), OpenError> {
-        let number = segment.number;
-        for (position, block) in repairs {
-            let mut buffer = S::Buffer::allocate(BLOCK_BYTES);
-            buffer.bytes_mut().copy_from_slice(&block);
-            self.storage.perform(LogAction::Write {
-                id: UNASKED,
-                segment: number,
-                position,
-                buffer: Rc::new(buffer),
-                bytes: BLOCK_BYTES,
-            })?;
-        }
         // The bytes behind the end of a damaged segment may be wanted by someone who looks into it.
         let keep_bytes = if damaged || probe.bytes_lost() > 0 { probe.file.bytes } else { 0 };
         let (footer, trailer) = segment.footer::<S::Buffer>(keep_bytes);
-        let file_bytes = trailer.file_bytes;
-        let seal = LogAction::Seal { id: UNASKED, segment: number, file_bytes, footer: Rc::new(footer) };
-        match self.storage.perform(seal) {
-            Ok(_) => {
-                segment.state = State::Sealed;
-                segment.file_bytes = file_bytes;
-                segment.footer_bytes = u64::from(trailer.footer_bytes);
-                segment.trailer = Some(trailer);
-                Ok(())
-            }
-            Err(error) if error.is_no_space() => {
-                // The repairs must be durable before anyone reads what they repaired.
-                self.storage.perform(LogAction::Sync { id: UNASKED, segment: number })?;
-                self.findings.push(Finding::Unsealed { segment: number });
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+        let number = segment.number;
+        let (id, file_bytes) = (UNASKED, trailer.file_bytes);
+        let mut actions = Vec::new();
+        for (position, block) in repairs {
+            let mut buffer = S::Buffer::allocate(BLOCK_BYTES);
+            buffer.bytes_mut().copy_from_slice(&block);
+            let (buffer, bytes) = (Rc::new(buffer), BLOCK_BYTES);
+            actions.push(LogAction::Write { id, segment: number, position, buffer, bytes });
         }
+        actions.push(LogAction::Seal { id, segment: number, file_bytes, footer: Rc::new(footer) });
+        for action in actions {
+            match self.storage.perform(action) {
+                Ok(_) => {}
+                Err(error) if error.is_no_space() => {
+                    // Only a file that someone cut needs space. What was repaired must be durable before it is read.
+                    self.storage.perform(LogAction::Sync { id, segment: number })?;
+                    self.findings.push(Finding::Unsealed { segment: number });
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        segment.state = State::Sealed;
+        segment.file_bytes = file_bytes;
+        segment.footer_bytes = u64::from(trailer.footer_bytes);
+        segment.trailer = Some(trailer);
+        Ok(())
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Log<B: Buffer> {
     pub(crate) latched: Option<StorageError>,
     /// A reader was turned away for want of room for one more load.
     pub(crate) readers_wait: bool,
+    /// Counts the uses of indexes.
+    pub(crate) index_uses: u64,
     next_action: u64,
     asked: Vec<(ActionId, Asked)>,
     actions: VecDeque<LogAction<B>>,
@@ -227,6 +229,7 @@ impl<B: Buffer> Log<B> {
             last_time_ms: found.last_time_ms.unwrap_or(0),
             latched: None,
             readers_wait: false,
+            index_uses: 0,
             next_action: 1,
             asked: Vec::new(),
             actions: VecDeque::new(),
@@ -673,7 +676,6 @@ impl<B: Buffer> Log<B> {
                 segment.file_bytes = trailer.file_bytes;
                 segment.footer_bytes = u64::from(trailer.footer_bytes);
                 segment.trailer = Some(trailer);
-                segment.index_used_ms = self.now.mono_ms;
                 self.events.push_back(LogEvent::Sealed { segment: number });
                 self.drop_indexes();
                 self.retain();
@@ -698,7 +700,7 @@ impl<B: Buffer> Log<B> {
             // Without its footer a segment is walked from its start, which makes another index.
             let index = segment.trailer.and_then(|trailer| trailer.index(footer));
             segment.index = Some(index.unwrap_or_default());
-            segment.index_used_ms = self.now.mono_ms;
+            segment.index_awaited = true;
             self.drop_indexes();
         }
         self.events.push_back(LogEvent::Loaded);
@@ -706,10 +708,11 @@ impl<B: Buffer> Log<B> {
 
     /// Keep only the indexes of sealed segments that were used last.
     fn drop_indexes(&mut self) {
-        let resident = |segment: &&mut Segment| segment.state == State::Sealed && segment.index.is_some();
+        let resident = |segment: &&mut Segment| {
+            segment.state == State::Sealed && segment.index.is_some() && !segment.index_awaited
+        };
         while self.segments.iter_mut().filter(resident).count() > INDEXES_RESIDENT_MAX {
-            let oldest =
-                self.segments.iter_mut().filter(resident).min_by_key(|segment| segment.index_used_ms);
+            let oldest = self.segments.iter_mut().filter(resident).min_by_key(|segment| segment.index_used);
             if let Some(segment) = oldest {
                 segment.index = None;
             }
@@ -759,6 +762,8 @@ impl<B: Buffer> Log<B> {
     pub fn tick(&mut self, now: Now) {
         self.now = now;
         self.loaded.age(now.mono_ms);
+        self.segments.iter_mut().for_each(|segment| segment.index_awaited = false);
+        self.drop_indexes();
         if std::mem::take(&mut self.readers_wait) {
             self.events.push_back(LogEvent::Loaded);
         }

@@ -275,6 +275,10 @@ impl<B: Buffer> Log<B> {
                 Stopped::Short { needed: more } if !cut && here.position + more as u64 <= readable => {
                     (place, needed) = (here, more as u64);
                 }
+                // What is not in its place yet is in the tail.
+                Stopped::Short { .. } if self.tail.find(here.offset).is_some() => {
+                    return Ok(Step::Passed(here.offset));
+                }
                 Stopped::Short { .. } | Stopped::Bad => {
                     let behind = resync(&bytes[..usable], found.stop, start, epoch, here.offset);
                     let behind = behind.map(|(at, offset)| Place { offset, position: start + at as u64 });
@@ -366,12 +370,14 @@ impl<B: Buffer> Log<B> {
 
     /// The segment's index is in memory; otherwise it was asked for.
     fn index_is_here(&mut self, number: SegmentNumber) -> bool {
-        let now_ms = self.now.mono_ms;
+        self.index_uses += 1;
+        let uses = self.index_uses;
         let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) else {
             return true;
         };
-        segment.index_used_ms = now_ms;
+        segment.index_used = uses;
         if segment.index.is_some() {
+            segment.index_awaited = false;
             return true;
         }
         let (bytes, position) = (segment.footer_bytes, segment.file_bytes - segment.footer_bytes);

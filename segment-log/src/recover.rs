@@ -125,7 +125,12 @@ impl<B: Buffer> Log<B> {
     ) -> Result<(Log<B>, RecoveryReport), OpenError> {
         config.check().map_err(OpenError::Config)?;
         let (found, findings) = recover(storage, &config, now)?;
-        let chance = ChaCha12Rng::seed_from_u64(seed);
+        // Even the same seed twice gives other epochs: a number is not used again.
+        let mut key = [0; 32];
+        for (into, from) in key.chunks_exact_mut(8).zip([seed, found.next_number, now.wall_ms, now.mono_ms]) {
+            into.copy_from_slice(&from.to_le_bytes());
+        }
+        let chance = ChaCha12Rng::from_seed(key);
         let mut log = Log::recovered(config, now, chance, found);
         let (header, block) = log.new_header();
         let (segment, bytes) = (header.number, header.bytes);

@@ -266,7 +266,9 @@ pub(crate) struct Segment {
     /// The trailer to check a footer against that is loaded later.
     pub(crate) trailer: Option<Trailer>,
     /// For the choice of which index to drop.
-    pub(crate) index_used_ms: u64,
+    pub(crate) index_used: u64,
+    /// It was loaded for a reader that has not come yet; not dropped before.
+    pub(crate) index_awaited: bool,
 }
 
 impl Segment {
@@ -287,7 +289,8 @@ impl Segment {
             footer_bytes: 0,
             index: Some(Index::default()),
             trailer: None,
-            index_used_ms: 0,
+            index_used: 0,
+            index_awaited: false,
         }
     }
 
@@ -308,7 +311,8 @@ impl Segment {
             footer_bytes: u64::from(trailer.footer_bytes),
             index: None,
             trailer: Some(*trailer),
-            index_used_ms: 0,
+            index_used: 0,
+            index_awaited: false,
         }
     }
 
@@ -335,7 +339,8 @@ impl Segment {
             footer_bytes: 0,
             index: None,
             trailer: None,
-            index_used_ms: 0,
+            index_used: 0,
+            index_awaited: false,
         }
     }
 

@@ -1,0 +1,190 @@
+//! The operating system's form: on the file system of the temporary directory (O_DIRECT where it has that), and on tmpfs.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{Model, tiny};
+use segment_log::storage::disk::{AlignedBuffer, DiskConfig, DiskDirectory, DiskStorage, map_segment};
+use segment_log::storage::{
+    ActionId, BLOCK_BYTES, Buffer, Cause, LogAction, SegmentNumber, Storage, StorageError, directory,
+};
+use segment_log::{Log, LogConfig, Now, Offset, Read, ReadLimit, drive};
+
+/// Directories on each kind of file system that there is here.
+fn directories() -> Vec<tempfile::TempDir> {
+    let mut directories = vec![tempfile::tempdir().expect("a temporary directory")];
+    if Path::new("/dev/shm").is_dir() {
+        directories.extend(tempfile::tempdir_in("/dev/shm"));
+    }
+    directories
+}
+
+fn files(path: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_log_comes_back_after_each_drop_and_each_close() {
+    for (directory, direct) in
+        directories().iter().flat_map(|directory| [(directory, true), (directory, false)])
+    {
+        let path = directory.path().join(format!("log-{direct}"));
+        let disk = DiskConfig { direct, ..DiskConfig::default() };
+        let mut model = Model::default();
+        for round in 0..6u64 {
+            let mut storage = DiskStorage::open(&path, disk).unwrap();
+            let (mut log, report) = Log::open(&mut storage, tiny(), Now::default(), round).unwrap();
+            assert!(!report.is_damaged(), "{:?}", report.findings);
+            model.survive(&log);
+            for step in 0..40 {
+                model.append(&mut log, &[10, 300 + step * 97, 2000], 5).expect("there is room");
+                if step % 4 == 0 {
+                    // So that some commits are large.
+                    drive(&mut log, &mut storage);
+                } else if step % 4 == 3 {
+                    while log.committed() < log.next() {
+                        drive(&mut log, &mut storage);
+                    }
+                }
+            }
+            drive(&mut log, &mut storage);
+            model.acknowledge(&mut log);
+            assert_eq!(log.committed(), log.next());
+            model.check(&mut log, &mut storage, || ());
+            if round % 2 == 0 {
+                log.close();
+                drive(&mut log, &mut storage);
+                assert!(log.is_closed());
+            }
+        }
+    }
+}
+
+#[test]
+fn files_are_allocated_whole_recycled_and_bounded() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let config = LogConfig { segment_bytes_max: 32 << 10, ..tiny() };
+    let (mut log, _) = Log::open(&mut storage, config, Now::default(), 1).unwrap();
+    let mut model = Model::default();
+    drive(&mut log, &mut storage);
+    let mut inodes = std::collections::BTreeMap::<u64, usize>::new();
+    for _ in 0..60 {
+        for path in files(directory.path()) {
+            let metadata = std::fs::metadata(&path).unwrap();
+            assert!(metadata.blocks() * 512 >= metadata.len(), "{path:?} is sparse");
+        }
+        model.append(&mut log, &[4000, 3000], 0).expect("there is room");
+        drive(&mut log, &mut storage);
+        log.remove_before(log.committed());
+        drive(&mut log, &mut storage);
+        for path in files(directory.path()).iter().filter(|path| path.extension().unwrap() == "segment") {
+            *inodes.entry(std::fs::metadata(path).unwrap().ino()).or_default() += 1;
+        }
+        assert!(files(directory.path()).len() <= 4, "{:?}", files(directory.path()));
+    }
+    assert!(inodes.len() <= 4, "the same few files go round: {inodes:?}");
+}
+
+#[test]
+fn a_directory_is_open_once_and_read_only_as_often_as_wanted() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let second = DiskStorage::open(directory.path(), DiskConfig::default()).err();
+    assert_eq!(second.map(|error| error.cause), Some(Cause::Locked));
+    let read_only = DiskConfig { read_only: true, ..DiskConfig::default() };
+    assert!(DiskStorage::open(directory.path(), read_only).is_ok());
+    drop(storage);
+    assert!(DiskStorage::open(directory.path(), DiskConfig::default()).is_ok());
+    assert!(DiskStorage::open(&directory.path().join("missing"), read_only).is_err());
+}
+
+#[test]
+fn what_a_crash_left_half_made_is_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in
+        ["0000000000000009.preparing", "snapshot.replacing", "0000000000000001.free", "0000000000000002.free"]
+    {
+        std::fs::write(directory.path().join(name), [1; 5000]).unwrap();
+    }
+    std::fs::write(directory.path().join("snapshot"), b"kept").unwrap();
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    assert_eq!(files(directory.path()).len(), 2, "the snapshot, and one file to recycle");
+    assert_eq!(storage.read_file("snapshot").unwrap().unwrap().bytes(), b"kept");
+    assert!(storage.read_file("missing").unwrap().is_none());
+    assert_eq!(storage.list().unwrap(), []);
+}
+
+#[test]
+fn the_steps_work_from_another_thread_and_from_any_memory() {
+    for temporary in directories() {
+        let number = SegmentNumber(3);
+        let mut helper = DiskDirectory::open(temporary.path(), DiskConfig::default()).unwrap();
+        let made = std::thread::spawn(move || -> Result<Vec<u8>, StorageError> {
+            // Off by one byte: direct I/O does not take it, so it goes through the page cache.
+            let bytes = vec![7; BLOCK_BYTES + 1];
+            directory::prepare(&mut helper, number, 64 << 10, &bytes[1..])?;
+            directory::seal(&mut helper, number, 3 * BLOCK_BYTES as u64, &bytes[1..])?;
+            let mapping = map_segment(&helper, number)?;
+            mapping.populate(0..mapping.bytes().len())?;
+            assert_eq!(mapping.populate(0..mapping.bytes().len() + 1).unwrap_err().cause, Cause::Short);
+            Ok(mapping.bytes().to_vec())
+        });
+        let bytes = made.join().unwrap().unwrap();
+        assert_eq!(bytes.len(), 3 * BLOCK_BYTES);
+        assert!(bytes[..BLOCK_BYTES].iter().chain(&bytes[2 * BLOCK_BYTES..]).all(|byte| *byte == 7));
+        assert!(bytes[BLOCK_BYTES..2 * BLOCK_BYTES].iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
+fn a_mapped_slice_survives_removal_and_is_not_recycled_under_its_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut model = Model::default();
+    {
+        let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+        let (mut log, _) = Log::open(&mut storage, tiny(), Now::default(), 1).unwrap();
+        model.append(&mut log, &[5000, 600, 70], 0).unwrap();
+        log.close();
+        drive(&mut log, &mut storage);
+    }
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let (mut log, _) = Log::open(&mut storage, tiny(), Now::default(), 2).unwrap();
+    let shared = loop {
+        match log.read(Offset(0), ReadLimit::default()).unwrap() {
+            Read::Records(slice) => break slice.shared(),
+            _ => drive(&mut log, &mut storage),
+        }
+    };
+    assert!(shared.is_mapped());
+    model.append(&mut log, &[10], 0).unwrap();
+    drive(&mut log, &mut storage);
+    log.remove_before(Offset(3));
+    drive(&mut log, &mut storage);
+    assert_eq!(log.first(), Offset(3));
+    let free = files(directory.path()).into_iter().any(|path| path.extension().unwrap() == "free");
+    assert!(!free, "it is unlinked while a reader has it");
+    for (record, known) in shared.iter().zip(&model.records) {
+        assert_eq!(record.payload, known.payload);
+    }
+}
+
+#[test]
+fn errors_name_what_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let sync = LogAction::Sync { id: ActionId(1), segment: SegmentNumber(77) };
+    storage.submit(sync);
+    let done = storage.poll_done().unwrap();
+    assert_eq!(done.id, ActionId(1));
+    let error = done.result.unwrap_err();
+    assert_eq!(error.to_string(), "opening a file failed: no such file");
+    assert!(storage.poll_done().is_none());
+    let buffer = AlignedBuffer::allocate(2 * BLOCK_BYTES);
+    assert_eq!(buffer.bytes().as_ptr() as usize % BLOCK_BYTES, 0);
+}
