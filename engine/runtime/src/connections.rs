@@ -108,7 +108,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// How many requests have no answer yet, waiting reads not counted. At 8192 the door answers
+    /// How many requests have no answer yet. At 8192 the door answers
     /// [`Busy`](engine::door::Busy).
     pub fn outstanding(&self) -> u32 {
         self.core.connections.borrow_mut().live(self.id).map_or(0, |live| live.outstanding_count)
@@ -232,9 +232,8 @@ impl ConnectionTable {
         Ok(())
     }
 
-    /// Take back what [`charge`](Self::charge) took: the request was not sent, or its answer is here. False: there was
-    /// nothing to give back, because the connection has gone, or because the answer is a refused read, which takes no
-    /// place and cannot be told from others.
+    /// Take back what [`charge`](Self::charge) took: the request was not sent, or its answer is here. False: the connection
+    /// has gone, and with it all its places.
     pub(crate) fn release(&mut self, id: ConnectionId, target: CoreId) -> bool {
         let Some(live) = self.live(id) else { return false };
         let way = &mut live.ways[usize::from(target.0)];
@@ -248,8 +247,7 @@ impl ConnectionTable {
 
     /// Bring the answer to its connection. True: the place that it had with `source` is free again.
     pub(crate) fn deliver_reply(&mut self, source: CoreId, caller: Caller, reply: Reply) -> bool {
-        // A read takes no place: it is answered when there is something to read, or never.
-        let released = !matches!(reply, Reply::Events { .. }) && self.release(caller.connection, source);
+        let released = self.release(caller.connection, source);
         self.deliver(caller.connection, Delivery::Reply { token: caller.token, reply });
         released
     }

@@ -98,14 +98,14 @@ impl Core {
 
     pub(crate) fn ask(&self, caller: Caller, request: Request) -> Result<(), Busy> {
         let target = self.owner(request.partition(self.partition_count));
-        let class = Class::of(&request);
-        self.send(caller, target, class == Class::Answered, || {
+        let answered = is_answered(&request);
+        self.send(caller, target, answered, || {
             if target == self.id {
                 self.with_shard(|shard, now| shard.handle_request(caller, request, now));
                 return Ok(());
             }
             let outbox = &mut self.outboxes.borrow_mut()[usize::from(target.0)];
-            if class == Class::Unanswered {
+            if !answered {
                 outbox.reserve_unanswered(&self.shared.mailboxes)?;
             }
             outbox.push(Item::Request(caller, request));
@@ -372,26 +372,10 @@ pub(crate) fn own_partitions(
         .filter(move |&partition| partition_core(partition, core_count) == core)
 }
 
-/// What a request needs on its way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
-    /// An answer is certain.
-    Answered,
-    /// There is never one.
-    Unanswered,
-    /// A waiting read: it is answered late, or dropped without an answer when its reader is closed. At most one for each
-    /// reader, and the engine bounds the readers.
-    Read,
-}
-
-impl Class {
-    fn of(request: &Request) -> Self {
-        match request {
-            Request::CloseSession { .. } | Request::CancelRead { .. } | Request::CloseReader { .. } => {
-                Self::Unanswered
-            }
-            Request::Read { .. } => Self::Read,
-            _ => Self::Answered,
-        }
-    }
+/// Whether a request has an answer: one, always, unless its connection ends first.
+fn is_answered(request: &Request) -> bool {
+    !matches!(
+        request,
+        Request::CloseSession { .. } | Request::CancelRead { .. } | Request::CloseReader { .. }
+    )
 }
