@@ -337,6 +337,22 @@ mod tests {
     }
 
     #[test]
+    fn changed_bytes_are_refused_or_read_as_what_they_say() {
+        for change in changes() {
+            let bytes = encoded(&change);
+            for index in 0..bytes.len() {
+                for value in [0, 1, 0x7f, 0xff, bytes[index] ^ 0x20] {
+                    let mut changed = bytes.clone();
+                    changed[index] = value;
+                    if let Ok(read) = Change::decode(&changed, &sealer()) {
+                        assert_eq!(encoded(&read), changed, "byte {index} of {change:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn the_stored_form_is_frozen() {
         assert_eq!(encoded(&changes()[2]), b"\x01\x02\x06\x00pump-1");
         assert_eq!(encoded(&changes()[4]), b"\x01\x04\x04\0\0\0\0\0\0\0\x06\0stream\x05\0\0\0\0\0\0\0");

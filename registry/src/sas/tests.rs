@@ -1,5 +1,8 @@
 //! Vectors of real clients, and what must be refused.
 
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
 use super::*;
 
 const KEY_TEXT: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -195,4 +198,58 @@ fn the_signature_is_not_printed() {
     let token = SasToken::parse(&text).unwrap();
     let printed = format!("{token:?}");
     assert!(!printed.contains("sig") && !printed.contains(&format!("{:?}", token.signature)), "{printed}");
+}
+
+/// Pieces of tokens, good and bad.
+const WORDS: [&str; 20] = [
+    "SharedAccessSignature",
+    " ",
+    "sr=",
+    "sig=",
+    "se=",
+    "skn=",
+    "&",
+    "hub%2Fdevices%2Fa",
+    "sb%3A%2F%2Fhub%2F",
+    "%",
+    "%f",
+    "%ff",
+    "=",
+    "1795294206",
+    "-1",
+    "/",
+    ":",
+    "é",
+    "\0",
+    "ilvnNJ8fTuWqYFyO6%2BVrj5q%2F4U0w9O0ZtMf7xcDcDH4%3D",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+    /// Whatever the text: an answer, and never that it verifies.
+    #[test]
+    fn no_text_is_harmful(words in prop::collection::vec(0..WORDS.len(), 0..24)) {
+        let text: String = words.iter().map(|index| WORDS[*index]).collect();
+        for text in [text.clone(), format!("SharedAccessSignature {text}")] {
+            if let Ok(token) = SasToken::parse(&text) {
+                prop_assert_eq!(token.verify_with_keys(&[&other_key()], 0, 300), Err(SasError::Signature));
+            }
+        }
+    }
+
+    /// One changed byte of a good token: refused, or it stands for the same and was no part of what is signed.
+    #[test]
+    fn no_changed_token_opens_anything_else(at in any::<prop::sample::Index>(), byte in 0x20u8..0x7f) {
+        let good = sign("hub.test/devices/dev1", &key(), KeyForm::Decoded, 1000, None);
+        let mut bytes = good.clone().into_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let changed = String::from_utf8(bytes).unwrap();
+        if verify(&changed, 1000).is_ok() {
+            let (changed, good) = (SasToken::parse(&changed).unwrap(), SasToken::parse(&good).unwrap());
+            prop_assert_eq!(changed.resource(), good.resource());
+            prop_assert_eq!((changed.expires_s(), changed.policy()), (good.expires_s(), good.policy()));
+        }
+    }
 }
