@@ -406,3 +406,30 @@ fn records_of_a_recycled_file_and_forged_ones_never_validate() {
     }
     assert!(recycled > 0, "files were recycled");
 }
+
+#[test]
+fn inspection_reads_everything_and_changes_nothing() {
+    let (disk, model, config) = filled(false);
+    let name = &segments(&disk)[1].0;
+    disk.damage(DIRECTORY, name, |file| {
+        let middle = file.len() / 2;
+        file[middle..middle + 512].fill(0);
+    });
+    let before: Vec<_> = disk.files(DIRECTORY);
+    let operations = disk.operation_count();
+    let mut storage = disk.storage(DIRECTORY);
+    let found = segment_log::inspect(&mut storage).unwrap();
+    assert_eq!((disk.files(DIRECTORY), disk.operation_count()), (before, operations));
+    let newest = found.iter().rfind(|segment| segment.first.is_some()).unwrap();
+    assert_eq!(newest.end.0, model.acknowledged);
+    assert_eq!(newest.last_time_ms, model.records.last().unwrap().time_ms);
+    assert_eq!(found[0].first, Some(Offset(0)));
+    let damaged: Vec<usize> = (0..found.len()).filter(|at| !found[*at].damage.is_empty()).collect();
+    assert_eq!(damaged, [1]);
+    // It says the same as reading does.
+    let (mut log, mut storage, _) = open(&disk, &config, 7);
+    let (_, read) = read_around(&mut log, &mut storage);
+    let inspected: Vec<(u64, u64)> =
+        found[1].damage.iter().map(|range| (range.first.0, range.resume.0)).collect();
+    assert_eq!(inspected, read);
+}
