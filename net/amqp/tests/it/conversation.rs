@@ -480,7 +480,8 @@ fn silence_is_broken_by_heartbeats_and_ended_by_the_deadline() {
 #[test]
 fn a_handshake_that_drips_is_ended_in_time() {
     let mut pair = Pair::new(Config::default(), Config::default(), Cuts::None);
-    pair.hub.take(b"AMQP", 59_000);
+    pair.hub.take(b"AMQP", 30_000);
+    pair.hub.take(b"\x00\x01\x00\x00", 59_000);
     assert_eq!(pair.hub.connection.next_timeout_ms(), Some(60_000));
     assert!(pair.hub.connection.handle_timeout(59_999, &mut pair.hub.output).is_ok());
     assert!(pair.hub.connection.handle_timeout(60_000, &mut pair.hub.output).is_err());
