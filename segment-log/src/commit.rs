@@ -47,6 +47,7 @@ pub(crate) struct Frozen<B> {
     pub(crate) segment: SegmentNumber,
     /// At most two: blocks in their place, and a tail slot.
     pub(crate) writes: Vec<BlockWrite<B>>,
+    pub(crate) first: Offset,
     pub(crate) end: Offset,
     /// All before this position is in its place once the commit is durable.
     pub(crate) placed: u64,
@@ -158,8 +159,9 @@ impl<B: Buffer> WriteBuffer<B> {
             let buffer = Rc::new(std::mem::replace(&mut self.buffer, fresh));
             let writes = vec![BlockWrite { position: self.base, buffer: buffer.clone(), bytes: whole }];
             let window = self.window(&buffer);
+            let first = self.first;
             self.go_on_behind(whole);
-            return self.frozen(writes, window);
+            return self.frozen(first, writes, window);
         }
         let mut copy = B::allocate(self.filled.next_multiple_of(BLOCK_BYTES));
         copy.bytes_mut()[..self.filled].copy_from_slice(&self.buffer.bytes()[..self.filled]);
@@ -174,20 +176,22 @@ impl<B: Buffer> WriteBuffer<B> {
             self.slots_written += 1;
         }
         self.buffer.bytes_mut().copy_within(whole..self.filled, 0);
+        let first = self.first;
         self.go_on_behind(whole);
-        self.frozen(writes, window)
+        self.frozen(first, writes, window)
     }
 
     /// As [`WriteBuffer::freeze`], of a padded buffer that nothing follows.
     fn freeze_last(mut self) -> Frozen<B> {
         self.complete();
         let end_position = self.position();
-        let (segment, end, base, bytes) = (self.segment, self.end, self.base, self.filled);
+        let (segment, first, end) = (self.segment, self.first, self.end);
+        let (base, bytes) = (self.base, self.filled);
         let unused = B::allocate(BLOCK_BYTES);
         let buffer = Rc::new(std::mem::replace(&mut self.buffer, unused));
         let window = self.window(&buffer);
         let writes = vec![BlockWrite { position: base, buffer, bytes }];
-        Frozen { segment, writes, end, placed: end_position, window }
+        Frozen { segment, writes, first, end, placed: end_position, window }
     }
 
     /// The partial block, for the tail slot that does not hold the last acknowledged one.
@@ -207,8 +211,8 @@ impl<B: Buffer> WriteBuffer<B> {
         self.first = self.end;
     }
 
-    fn frozen(&self, writes: Vec<BlockWrite<B>>, window: Option<TailWindow<B>>) -> Frozen<B> {
-        Frozen { segment: self.segment, writes, end: self.end, placed: self.base, window }
+    fn frozen(&self, first: Offset, writes: Vec<BlockWrite<B>>, window: Option<TailWindow<B>>) -> Frozen<B> {
+        Frozen { segment: self.segment, writes, first, end: self.end, placed: self.base, window }
     }
 }
 

@@ -9,7 +9,8 @@ use crate::storage::BLOCK_BYTES;
 /// How a log is set up. All of it may change from one opening to the next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Length of the first segment's file in bytes. Each one that was filled is followed by one of twice the length.
+    /// Length of the first segment's file in bytes. Each is followed by one of twice the length; after
+    /// a reopening, only where the last one was more than half full.
     /// Default 4 MiB.
     pub segment_bytes_first: u64,
     /// Where the doubling ends, in bytes. Default 256 MiB, at most 2 GiB.

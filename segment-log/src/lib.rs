@@ -52,10 +52,12 @@
 //! | [`RecoveryReport`], [`inspect`] | what opening found; what is in a directory without opening it |
 #![deny(unsafe_code)]
 
+mod actions;
 mod commit;
 mod config;
 mod cursor;
 mod damage;
+mod event;
 mod examine;
 mod index;
 mod inspect;
@@ -77,9 +79,10 @@ use std::fmt;
 pub use config::{ConfigField, LogConfig};
 pub use cursor::{CommittedSlice, Record, Records, SharedSlice};
 pub use damage::{DamageKind, DamagedRange};
+pub use event::{AppendError, LogEvent};
 pub use inspect::{InspectedState, Inspection, inspect};
 pub use limits::{COMMIT_BYTES_MAX_RANGE, SEGMENT_BYTES_MAX};
-pub use log::{AppendError, Log, LogEvent, drive};
+pub use log::{Log, drive};
 pub use read::{Read, ReadError, ReadLimit, Seek};
 pub use recover::{Finding, OpenError, RecoveryReport};
 pub use retention::RetentionConfig;

@@ -1,24 +1,22 @@
 //! The log: append, roll, cut the front; hands out [`LogAction`]s and takes back [`LogDone`]s.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 
-use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 
-use crate::commit::{InFlight, Writer};
+use crate::actions::{Asked, Preparing, Removal};
+use crate::commit::Writer;
 use crate::config::LogConfig;
 use crate::damage::{Damage, DamagedRange};
+use crate::event::{AppendError, LogEvent};
 use crate::index::IndexEntry;
-use crate::limits::{INDEXES_RESIDENT_MAX, RETRY_MS};
+use crate::limits::RETRY_MS;
 use crate::loaded::Loaded;
 use crate::read::Hints;
-use crate::record::{Epoch, encoded_bytes};
+use crate::record::encoded_bytes;
 use crate::retention::{AgeClock, Candidate, count_removable};
-use crate::segment::{Header, Segment, State, Trailer, data_limit};
-use crate::storage::{
-    ActionId, BLOCK_BYTES, Buffer, Completed, LogAction, LogDone, SegmentNumber, Storage, StorageError,
-};
+use crate::segment::{Header, Segment, State, data_limit};
+use crate::storage::{ActionId, Buffer, LogAction, SegmentNumber, Storage, StorageError};
 use crate::tail::Tail;
 use crate::{Now, Offset};
 
@@ -55,155 +53,21 @@ pub struct Log<B: Buffer> {
     pub(crate) readers_wait: bool,
     /// Counts the uses of indexes.
     pub(crate) index_uses: u64,
-    next_action: u64,
-    asked: Vec<(ActionId, Asked)>,
-    actions: VecDeque<LogAction<B>>,
-    events: VecDeque<LogEvent>,
-    removals: VecDeque<Removal>,
-    removal_retry_ms: u64,
+    pub(crate) next_action: u64,
+    pub(crate) asked: Vec<(ActionId, Asked)>,
+    pub(crate) actions: VecDeque<LogAction<B>>,
+    pub(crate) events: VecDeque<LogEvent>,
+    pub(crate) removals: VecDeque<Removal>,
+    pub(crate) removal_retry_ms: u64,
     /// Everything before this offset was declared useless.
     cut: Offset,
     /// A commit without records is wanted, so that the offsets survive the removal of all segments with records.
-    mark_wanted: bool,
-    roll_wanted: bool,
-    closing: bool,
+    pub(crate) mark_wanted: bool,
+    pub(crate) roll_wanted: bool,
+    pub(crate) closing: bool,
     /// When the active segment got its first record, monotonic.
     active_since_ms: Option<u64>,
     appended_since_tick: bool,
-}
-
-/// The next segment's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Preparing {
-    /// Not asked for.
-    Idle,
-    /// Asked for; `retried` after a failure.
-    Asked { retried: bool },
-    /// Failed, to be tried again.
-    Failed { retry_ms: u64, error: StorageError },
-}
-
-/// What an action was asked for.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    CommitWrite,
-    CommitSync,
-    Prepare(Header),
-    Seal(SegmentNumber, Trailer),
-    Load,
-    Index(SegmentNumber),
-    Remove(Removal),
-    Replace,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Removal {
-    segment: SegmentNumber,
-    bytes: u64,
-}
-
-/// Something that the owner of the log may count or say; [`LogEvent::Loaded`] and [`LogEvent::Replaced`] wake those who
-/// wait.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogEvent {
-    /// Everything before this offset is durable and readable.
-    Committed {
-        /// Exclusive.
-        to: Offset,
-    },
-    /// Something that readers were told to wait for is there (or will not come): those that got
-    /// [`crate::Read::Pending`] try again.
-    Loaded,
-    /// Appends go to another segment from here on.
-    Rolled {
-        /// The new segment.
-        segment: SegmentNumber,
-        /// Its first record.
-        first: Offset,
-    },
-    /// A segment got its footer and is closed for ever.
-    Sealed {
-        /// Which one.
-        segment: SegmentNumber,
-    },
-    /// A segment that is full could not be sealed. It stays readable and is sealed at the next opening.
-    SealFailed {
-        /// Which one.
-        segment: SegmentNumber,
-        /// Why.
-        error: StorageError,
-    },
-    /// The next segment is ready.
-    Prepared {
-        /// Its number.
-        segment: SegmentNumber,
-        /// Length of its file.
-        bytes: u64,
-    },
-    /// The next segment could not be made; it is tried again. Appends go on while the present one has room.
-    PrepareFailed {
-        /// Why; usually there is no space.
-        error: StorageError,
-    },
-    /// The next segment could be made again.
-    SpaceReturned,
-    /// Retention, or a cut, removed a segment.
-    Removed {
-        /// Which one.
-        segment: SegmentNumber,
-        /// The first offset of the log now.
-        first: Offset,
-        /// Length of the file that went, in bytes.
-        bytes: u64,
-    },
-    /// A segment's file could not be removed; it is tried again.
-    RemoveFailed {
-        /// Which one.
-        segment: SegmentNumber,
-        /// Why.
-        error: StorageError,
-    },
-    /// Reading found damage that was not known. It stays on the medium as it is.
-    Damaged(DamagedRange),
-    /// A write or a sync failed: nothing is appended until the log was opened again.
-    Latched {
-        /// What failed.
-        error: StorageError,
-        /// What was durable before stays so, and readable.
-        committed: Offset,
-    },
-    /// The answer to [`Log::replace_file`].
-    Replaced {
-        /// As it returned.
-        id: ActionId,
-        /// Whether the new content is durable; otherwise the old one is.
-        result: Result<(), StorageError>,
-    },
-}
-
-/// Why nothing was appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The write buffers are full, or the next segment is being made: try again after the next commit.
-    #[error("the log's write buffers are full")]
-    Busy,
-    /// The segment is full and the medium has no room for another: try again after [`LogEvent::SpaceReturned`].
-    #[error("no space left for the next segment")]
-    NoSpace,
-    /// A record or the batch is larger than the log takes. Never succeeds.
-    #[error("{bytes} bytes are more than the {bytes_max} that fit")]
-    TooLarge {
-        /// The record's payload, or the whole batch as stored.
-        bytes: usize,
-        /// What is allowed of it.
-        bytes_max: usize,
-    },
-    /// A write or a sync has failed: the log must be opened again.
-    #[error("the log has latched after a failed write or sync")]
-    Latched,
-    /// [`Log::close`] was called.
-    #[error("the log is closed")]
-    Closed,
 }
 
 impl<B: Buffer> Log<B> {
@@ -325,7 +189,7 @@ impl<B: Buffer> Log<B> {
     }
 
     /// Go on in the prepared segment.
-    fn roll(&mut self) -> Result<(), AppendError> {
+    pub(crate) fn roll(&mut self) -> Result<(), AppendError> {
         let Some(header) = self.prepared else {
             return Err(match self.preparing {
                 Preparing::Failed { .. } | Preparing::Asked { retried: true } => AppendError::NoSpace,
@@ -343,7 +207,7 @@ impl<B: Buffer> Log<B> {
     }
 
     /// The active segment, if there is one, takes no more; what it holds is committed, then it is sealed.
-    fn leave_active(&mut self) {
+    pub(crate) fn leave_active(&mut self) {
         self.writer.leave_segment();
         if let Some(active) = self.segments.back_mut().filter(|last| last.state == State::Active) {
             active.state = State::Closing;
@@ -357,6 +221,18 @@ impl<B: Buffer> Log<B> {
         self.segments.push_back(Segment::activated(header, self.next, self.last_time_ms));
         self.writer.open_segment(header, self.next, self.last_time_ms);
         self.next_segment_bytes = (header.bytes * 2).min(self.config.segment_bytes_max);
+    }
+
+    /// A segment by its number.
+    pub(crate) fn segment(&self, number: SegmentNumber) -> Option<&Segment> {
+        let at = self.segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
+        self.segments.get(at)
+    }
+
+    /// A segment by its number.
+    pub(crate) fn segment_mut(&mut self, number: SegmentNumber) -> Option<&mut Segment> {
+        let at = self.segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
+        self.segments.get_mut(at)
     }
 
     /// The offset of the oldest record; equal to [`Log::next`] when there is none. Moves up when segments are removed.
@@ -413,341 +289,6 @@ impl<B: Buffer> Log<B> {
         self.actions.pop_front()
     }
 
-    fn plan(&mut self) {
-        if self.latched.is_none() {
-            self.plan_roll();
-            self.plan_commit();
-            self.plan_prepare();
-            self.plan_seals();
-            self.plan_removal();
-        }
-    }
-
-    fn plan_roll(&mut self) {
-        if self.closing && !self.writer.is_full() && self.writer.open.is_some() {
-            self.leave_active();
-            // Without a commit it says nothing; the next opening removes it.
-            if self.segments.back().is_some_and(|last| !last.has_records() && !last.committed) {
-                self.segments.pop_back();
-            }
-        } else if self.roll_wanted && !self.closing {
-            // Where it cannot be done yet, the next turn tries again.
-            let _ = self.roll();
-        }
-    }
-
-    fn plan_commit(&mut self) {
-        if self.mark_wanted
-            && let Some(open) = self.writer.open.as_mut()
-            && self.segments.back().is_some_and(|active| !active.committed)
-        {
-            open.begin();
-        }
-        let Some(frozen) = self.writer.freeze() else { return };
-        let mut writes = Vec::with_capacity(frozen.writes.len());
-        for write in frozen.writes {
-            let id = self.ask(Asked::CommitWrite);
-            writes.push(id);
-            self.actions.push_back(LogAction::Write {
-                id,
-                segment: frozen.segment,
-                position: write.position,
-                buffer: write.buffer,
-                bytes: write.bytes,
-            });
-        }
-        if let Some(window) = frozen.window {
-            self.tail.push(window);
-        }
-        let (segment, end, placed) = (frozen.segment, frozen.end, frozen.placed);
-        self.writer.in_flight = Some(InFlight { segment, end, placed, writes, sync: None });
-    }
-
-    fn plan_prepare(&mut self) {
-        let half_full = match self.segments.back() {
-            Some(active) if active.state == State::Active => active.data_end * 2 > active.file_bytes,
-            _ => true,
-        };
-        let wanted = self.config.keep_prepared || half_full;
-        if self.closing || self.prepared.is_some() || !wanted {
-            return;
-        }
-        let retried = match self.preparing {
-            Preparing::Idle => false,
-            Preparing::Asked { .. } => return,
-            Preparing::Failed { retry_ms, .. } if self.now.mono_ms < retry_ms => return,
-            Preparing::Failed { .. } => true,
-        };
-        let (header, block) = self.new_header();
-        let id = self.ask(Asked::Prepare(header));
-        self.preparing = Preparing::Asked { retried };
-        let (segment, bytes) = (header.number, header.bytes);
-        self.actions.push_back(LogAction::Prepare { id, segment, bytes, header: block });
-    }
-
-    /// The header of a segment that was never there.
-    pub(crate) fn new_header(&mut self) -> (Header, Rc<B>) {
-        let header = Header {
-            number: SegmentNumber(self.next_number),
-            epoch: Epoch::new(self.chance.next_u64()),
-            bytes: self.next_segment_bytes,
-        };
-        self.next_number += 1;
-        let mut block = B::allocate(BLOCK_BYTES);
-        header.encode(block.bytes_mut());
-        (header, Rc::new(block))
-    }
-
-    fn plan_seals(&mut self) {
-        for at in 0..self.segments.len() {
-            let segment = &mut self.segments[at];
-            if segment.state != State::Closing || self.writer.holds(segment.number) {
-                continue;
-            }
-            segment.state = State::Sealing;
-            let number = segment.number;
-            let (footer, trailer) = segment.footer::<B>(0);
-            let id = self.ask(Asked::Seal(number, trailer));
-            let file_bytes = trailer.file_bytes;
-            self.actions.push_back(LogAction::Seal {
-                id,
-                segment: number,
-                file_bytes,
-                footer: Rc::new(footer),
-            });
-        }
-    }
-
-    fn plan_removal(&mut self) {
-        // One at a time and the oldest first, so that a crash leaves no gap.
-        let Some(removal) = self.removals.front().copied() else { return };
-        let segment = removal.segment;
-        let busy = self.asked.iter().any(|(_, asked)| match asked {
-            Asked::Remove(_) => true,
-            Asked::Index(loading) => *loading == segment,
-            _ => false,
-        });
-        if busy || self.loaded.is_loading(segment) || self.now.mono_ms < self.removal_retry_ms {
-            return;
-        }
-        self.removals.pop_front();
-        let id = self.ask(Asked::Remove(removal));
-        self.actions.push_back(LogAction::Remove { id, segment });
-    }
-
-    /// Ask for a range of a segment for readers.
-    pub(crate) fn ask_load(&mut self, segment: SegmentNumber, start: u64, stop: u64, sealed: bool) {
-        let id = self.ask(Asked::Load);
-        self.loaded.ask(id, segment, start, stop, self.now.mono_ms);
-        let bytes = usize::try_from(stop - start).expect("a loaded range fits memory");
-        self.actions.push_back(LogAction::Load { id, segment, position: start, bytes, sealed });
-    }
-
-    /// Ask for the index of a sealed segment, once.
-    pub(crate) fn ask_index(&mut self, segment: SegmentNumber, position: u64, bytes: u64) {
-        let asked =
-            |(_, asked): &(ActionId, Asked)| matches!(asked, Asked::Index(there) if *there == segment);
-        if self.asked.iter().any(asked) {
-            return;
-        }
-        let id = self.ask(Asked::Index(segment));
-        let bytes = usize::try_from(bytes).expect("a footer fits memory");
-        self.actions.push_back(LogAction::Load { id, segment, position, bytes, sealed: true });
-    }
-
-    fn ask(&mut self, what: Asked) -> ActionId {
-        let id = ActionId(self.next_action);
-        self.next_action += 1;
-        self.asked.push((id, what));
-        id
-    }
-
-    /// Take the answer to an action.
-    ///
-    /// # Panics
-    ///
-    /// If no such action is unanswered.
-    pub fn handle_done(&mut self, done: LogDone<B>) {
-        let at = self.asked.iter().position(|(id, _)| *id == done.id).expect("an answer to what was asked");
-        let (id, asked) = self.asked.swap_remove(at);
-        match asked {
-            Asked::CommitWrite => self.write_done(id, done.result.map(drop)),
-            Asked::CommitSync => self.sync_done(done.result.map(drop)),
-            Asked::Prepare(header) => self.prepare_done(header, done.result.map(drop)),
-            Asked::Seal(segment, trailer) => self.seal_done(segment, trailer, done.result.map(drop)),
-            Asked::Load => {
-                self.loaded.answer(id, done.result, self.now.mono_ms);
-                self.readers_wait = false;
-                self.events.push_back(LogEvent::Loaded);
-            }
-            Asked::Index(segment) => self.index_done(segment, done.result),
-            Asked::Remove(removal) => self.remove_done(removal, done.result.map(drop)),
-            Asked::Replace => {
-                self.events.push_back(LogEvent::Replaced { id, result: done.result.map(drop) });
-            }
-        }
-    }
-
-    fn write_done(&mut self, id: ActionId, result: Result<(), StorageError>) {
-        if let Err(error) = result {
-            return self.latch(error);
-        }
-        let Some(commit) = &mut self.writer.in_flight else { return };
-        commit.writes.retain(|write| *write != id);
-        if commit.writes.is_empty() {
-            let segment = commit.segment;
-            let id = self.ask(Asked::CommitSync);
-            if let Some(commit) = &mut self.writer.in_flight {
-                commit.sync = Some(id);
-            }
-            self.actions.push_back(LogAction::Sync { id, segment });
-        }
-    }
-
-    fn sync_done(&mut self, result: Result<(), StorageError>) {
-        if let Err(error) = result {
-            return self.latch(error);
-        }
-        let Some(commit) = self.writer.in_flight.take() else { return };
-        let found = self.segments.iter_mut().rev().find(|segment| segment.number == commit.segment);
-        if let Some(segment) = found {
-            segment.placed = commit.placed;
-            segment.committed = true;
-        }
-        if self.committed < commit.end {
-            self.committed = commit.end;
-            self.events.push_back(LogEvent::Committed { to: commit.end });
-        }
-        if self.mark_wanted {
-            self.mark_wanted = false;
-            self.retain();
-        }
-        self.evict_tail();
-    }
-
-    fn evict_tail(&mut self) {
-        let (segments, committed) = (&self.segments, self.committed);
-        let writer = &mut self.writer;
-        self.tail.evict(
-            self.config.tail_bytes_max,
-            |window| {
-                let placed = segments.iter().rev().find(|segment| segment.number == window.segment);
-                let placed = placed.is_none_or(|segment| window.stop_position() <= segment.placed);
-                placed && window.end <= committed
-            },
-            |buffer| writer.keep_spare(buffer),
-        );
-    }
-
-    fn prepare_done(&mut self, header: Header, result: Result<(), StorageError>) {
-        let retried = matches!(self.preparing, Preparing::Asked { retried: true });
-        if let Err(error) = result {
-            self.prepare_failed(error);
-            return;
-        }
-        self.preparing = Preparing::Idle;
-        self.events.push_back(LogEvent::Prepared { segment: header.number, bytes: header.bytes });
-        if retried {
-            self.events.push_back(LogEvent::SpaceReturned);
-        }
-        let active = self.segments.back().is_some_and(|last| last.state == State::Active);
-        if active || self.closing || self.latched.is_some() {
-            self.prepared = Some(header);
-        } else {
-            self.activate(&header);
-        }
-    }
-
-    /// Note that there is no next segment for now.
-    pub(crate) fn prepare_failed(&mut self, error: StorageError) {
-        let retry_ms = self.now.mono_ms.saturating_add(RETRY_MS);
-        let known = matches!(self.preparing, Preparing::Asked { retried: true });
-        self.preparing = Preparing::Failed { retry_ms, error };
-        if !known {
-            self.events.push_back(LogEvent::PrepareFailed { error });
-        }
-    }
-
-    fn seal_done(&mut self, number: SegmentNumber, trailer: Trailer, result: Result<(), StorageError>) {
-        let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) else { return };
-        match result {
-            Ok(()) => {
-                segment.state = State::Sealed;
-                segment.file_bytes = trailer.file_bytes;
-                segment.footer_bytes = u64::from(trailer.footer_bytes);
-                segment.trailer = Some(trailer);
-                self.events.push_back(LogEvent::Sealed { segment: number });
-                self.drop_indexes();
-                self.retain();
-            }
-            Err(error) => {
-                segment.state = State::Unsealed;
-                self.events.push_back(LogEvent::SealFailed { segment: number, error });
-                if !error.is_no_space() {
-                    // Its records were durable before; but a medium that fails a sync is not written any more.
-                    self.latch(error);
-                }
-            }
-        }
-    }
-
-    fn index_done(&mut self, number: SegmentNumber, result: Result<Completed<B>, StorageError>) {
-        if let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) {
-            let footer = match &result {
-                Ok(Completed::Loaded(window)) => window.bytes(),
-                _ => &[],
-            };
-            // Without its footer a segment is walked from its start, which makes another index.
-            let index = segment.trailer.and_then(|trailer| trailer.index(footer));
-            segment.index = Some(index.unwrap_or_default());
-            segment.index_awaited = true;
-            self.drop_indexes();
-        }
-        self.events.push_back(LogEvent::Loaded);
-    }
-
-    /// Keep only the indexes of sealed segments that were used last.
-    fn drop_indexes(&mut self) {
-        let resident = |segment: &&mut Segment| {
-            segment.state == State::Sealed && segment.index.is_some() && !segment.index_awaited
-        };
-        while self.segments.iter_mut().filter(resident).count() > INDEXES_RESIDENT_MAX {
-            let oldest = self.segments.iter_mut().filter(resident).min_by_key(|segment| segment.index_used);
-            if let Some(segment) = oldest {
-                segment.index = None;
-            }
-        }
-    }
-
-    fn remove_done(&mut self, removal: Removal, result: Result<(), StorageError>) {
-        let Removal { segment, bytes } = removal;
-        match result {
-            Ok(()) => {
-                let first = self.first();
-                self.events.push_back(LogEvent::Removed { segment, first, bytes });
-                // Room may have come back.
-                if let Preparing::Failed { retry_ms, .. } = &mut self.preparing {
-                    *retry_ms = self.now.mono_ms;
-                }
-            }
-            Err(error) => {
-                self.removals.push_front(removal);
-                self.removal_retry_ms = self.now.mono_ms.saturating_add(RETRY_MS);
-                self.events.push_back(LogEvent::RemoveFailed { segment, error });
-            }
-        }
-    }
-
-    fn latch(&mut self, error: StorageError) {
-        if self.latched.is_none() {
-            self.latched = Some(error);
-            self.writer.abandon();
-            self.actions
-                .retain(|action| matches!(action, LogAction::Load { .. } | LogAction::Replace { .. }));
-            self.events.push_back(LogEvent::Latched { error, committed: self.committed });
-        }
-    }
-
     /// Something to say, if there is.
     pub fn poll_event(&mut self) -> Option<LogEvent> {
         self.events.pop_front()
@@ -800,7 +341,7 @@ impl<B: Buffer> Log<B> {
     }
 
     /// Take out of the front what retention and the cut let go.
-    fn retain(&mut self) {
+    pub(crate) fn retain(&mut self) {
         if self.latched.is_some() {
             return;
         }

@@ -3,10 +3,11 @@
 use crate::Offset;
 use crate::cursor::CommittedSlice;
 use crate::damage::{DamageKind, DamagedRange};
+use crate::event::LogEvent;
 use crate::index::IndexEntry;
 use crate::limits::{HINT_COUNT, MAIN_START};
 use crate::loaded::Found;
-use crate::log::{Log, LogEvent};
+use crate::log::Log;
 use crate::record::Epoch;
 use crate::scan::resync;
 use crate::segment::{Segment, State};
@@ -204,7 +205,7 @@ impl<B: Buffer> Log<B> {
             return None;
         }
         let inside = window.base + window.start as u64..window.stop_position();
-        let segment = self.segments.iter().rev().find(|segment| segment.number == window.segment)?;
+        let segment = self.segment(window.segment)?;
         let hint = self.hints.find(from, window.segment).map(|position| Place { offset: from, position });
         let indexed = || {
             let entry = segment.index.as_ref()?.by_offset(from)?;
@@ -372,7 +373,7 @@ impl<B: Buffer> Log<B> {
     fn index_is_here(&mut self, number: SegmentNumber) -> bool {
         self.index_uses += 1;
         let uses = self.index_uses;
-        let Some(segment) = self.segments.iter_mut().find(|segment| segment.number == number) else {
+        let Some(segment) = self.segment_mut(number) else {
             return true;
         };
         segment.index_used = uses;
@@ -403,9 +404,5 @@ impl<B: Buffer> Log<B> {
         if sealed && near && stop < readable && !self.loaded.knows(number, stop) && self.loaded.make_room() {
             self.load(number, stop, 1, readable, sealed);
         }
-    }
-
-    fn segment(&self, number: SegmentNumber) -> Option<&Segment> {
-        self.segments.iter().find(|segment| segment.number == number)
     }
 }

@@ -13,6 +13,9 @@ use segment_log::{
 
 const BLOCK: usize = 4096;
 
+/// A change of a file's bytes.
+type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 /// A disk with some 300 records in several sealed segments; the last one sealed only if `closed`.
 fn filled(closed: bool) -> (SimDisk, Model, LogConfig) {
     let config = LogConfig { index_stride_bytes: 8192, ..tiny() };
@@ -240,7 +243,7 @@ fn a_footer_that_is_missing_damaged_or_of_another_time_is_made_again() {
     names.retain(|(name, _)| *name <= newest);
     for (at, (name, bytes)) in names.iter().enumerate() {
         let older = whole.file_bytes(DIRECTORY, &names[(at + 1) % names.len()].0);
-        let changes: [&dyn Fn(&mut Vec<u8>); 4] = [
+        let changes: [Change; 4] = [
             // The trailer.
             &|file| file[*bytes as usize - 50] ^= 1,
             // An index entry; found only when it is used.

@@ -334,7 +334,7 @@ fn a_file_beside_the_segments_is_replaced_whole_or_not_at_all() {
         let bytes = storage.read_file("snapshot").unwrap().expect("it is there");
         assert_eq!(bytes.bytes(), vec![expected; 10_001]);
     }
-    assert_eq!(storage.read_file("other").unwrap().is_none(), true);
+    assert!(storage.read_file("other").unwrap().is_none());
     assert_eq!(log.latched(), None, "a snapshot is not the log");
 }
 

@@ -192,8 +192,17 @@ impl World {
     }
 }
 
+/// As many as `PROPTEST_CASES` says, or what takes a second or two.
+fn cases() -> ProptestConfig {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    ProptestConfig {
+        cases: if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { 192 },
+        ..config
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn the_log_does_what_the_model_says(config in config(), steps in prop::collection::vec(step(), 1..160)) {

@@ -21,6 +21,7 @@
 //! assert_eq!(log.committed(), Offset(1));
 //! ```
 
+mod directory;
 mod image;
 
 use std::cell::{RefCell, RefMut};
@@ -32,14 +33,15 @@ use std::sync::Arc;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::directory::{self, Directory};
+use super::directory::{self as steps, Directory};
 use super::disk::AlignedBuffer;
 use super::{
     BLOCK_BYTES, Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile,
     SegmentNumber, Storage, StorageError, Window,
 };
+use directory::SimDirectory;
+use image::Image;
 pub use image::PowerCut;
-use image::{FileId, Image};
 
 /// What happens at one operation of a simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +106,7 @@ impl SimDisk {
         };
         let storage = SimStorage { disk: self.clone(), directory: directory.to_owned(), id };
         // Where the power goes in the middle of this, opening says so.
-        let _ = directory::clean(&mut storage.directory());
+        let _ = steps::clean(&mut storage.directory());
         storage
     }
 
@@ -330,7 +332,7 @@ impl Storage for SimStorage {
         let mut names = self.directory();
         match action {
             LogAction::Prepare { segment, bytes, header, .. } => {
-                directory::prepare(&mut names, segment, bytes, header.bytes())?;
+                steps::prepare(&mut names, segment, bytes, header.bytes())?;
             }
             LogAction::Write { segment, position, buffer, bytes, .. } => {
                 let file = names.open(&segment.file_name())?;
@@ -344,7 +346,7 @@ impl Storage for SimStorage {
                 names.sync(&file)?;
             }
             LogAction::Seal { segment, file_bytes, footer, .. } => {
-                directory::seal(&mut names, segment, file_bytes, footer.bytes())?;
+                steps::seal(&mut names, segment, file_bytes, footer.bytes())?;
             }
             LogAction::Load { segment, position, bytes, sealed, .. } => {
                 let range = position..position + bytes as u64;
@@ -356,9 +358,9 @@ impl Storage for SimStorage {
                     let id = state.image.find(&self.directory, &segment.file_name());
                     id.is_some_and(|id| state.image.file(id).map.strong_count() > 0)
                 };
-                directory::remove(&mut names, segment, !mapped)?;
+                steps::remove(&mut names, segment, !mapped)?;
             }
-            LogAction::Replace { name, bytes, .. } => directory::replace(&mut names, &name, &bytes)?,
+            LogAction::Replace { name, bytes, .. } => steps::replace(&mut names, &name, &bytes)?,
         }
         Ok(Completed::Unit)
     }
@@ -377,139 +379,6 @@ impl Storage for SimStorage {
     fn poll_done(&mut self) -> Option<LogDone<AlignedBuffer>> {
         let id = self.id;
         self.state().done.get_mut(&id)?.pop_front()
-    }
-}
-
-/// The primitive operations, each one counted.
-struct SimDirectory {
-    disk: SimDisk,
-    name: String,
-}
-
-impl SimDirectory {
-    /// Count one operation; what the plan says of it.
-    fn operate(&self, operation: Operation) -> Result<RefMut<'_, State>, (StorageError, RefMut<'_, State>)> {
-        let mut state = self.disk.0.borrow_mut();
-        if state.power_off {
-            return Err((failed(operation, Cause::PowerCut), state));
-        }
-        let number = state.operations.len() as u64;
-        state.operations.push(operation);
-        let cause = match state.faults.get(&number) {
-            None => return Ok(state),
-            Some(Fault::CutPower) => {
-                state.power_off = true;
-                Cause::PowerCut
-            }
-            Some(Fault::Refuse) => Cause::Os(5),
-            Some(Fault::NoSpace) => Cause::NoSpace,
-        };
-        Err((failed(operation, cause), state))
-    }
-
-    /// There is room for so many bytes more.
-    fn room(state: &State, bytes: u64) -> bool {
-        state.capacity_bytes.is_none_or(|capacity| state.image.used_bytes() + bytes <= capacity)
-    }
-}
-
-impl Directory for SimDirectory {
-    type File = FileId;
-
-    fn names(&mut self) -> Result<Vec<(String, u64)>, StorageError> {
-        if self.disk.is_power_off() {
-            return Err(failed(Operation::List, Cause::PowerCut));
-        }
-        Ok(self.disk.files(&self.name))
-    }
-
-    fn create(&mut self, name: &str) -> Result<FileId, StorageError> {
-        let mut state = self.operate(Operation::Open).map_err(|(error, _)| error)?;
-        Ok(state.image.create(&self.name, name))
-    }
-
-    fn open(&mut self, name: &str) -> Result<FileId, StorageError> {
-        let state = self.disk.0.borrow();
-        if state.power_off {
-            return Err(failed(Operation::Open, Cause::PowerCut));
-        }
-        state.image.find(&self.name, name).ok_or(failed(Operation::Open, Cause::Missing))
-    }
-
-    fn bytes(&mut self, file: &FileId) -> Result<u64, StorageError> {
-        Ok(self.disk.0.borrow_mut().image.file(*file).bytes.len() as u64)
-    }
-
-    fn allocate(&mut self, file: &FileId, _from: u64, to: u64) -> Result<(), StorageError> {
-        let mut state = self.operate(Operation::Allocate).map_err(|(error, _)| error)?;
-        let more = to.saturating_sub(state.image.file(*file).bytes.len() as u64);
-        if !SimDirectory::room(&state, more) {
-            return Err(failed(Operation::Allocate, Cause::NoSpace));
-        }
-        state.image.file(*file).set_length(to);
-        Ok(())
-    }
-
-    fn shorten(&mut self, file: &FileId, bytes: u64) -> Result<(), StorageError> {
-        let mut state = self.operate(Operation::Shorten).map_err(|(error, _)| error)?;
-        state.image.file(*file).set_length(bytes);
-        Ok(())
-    }
-
-    fn write(&mut self, file: &FileId, position: u64, bytes: &[u8]) -> Result<(), StorageError> {
-        let powered = !self.disk.is_power_off();
-        match self.operate(Operation::Write) {
-            Ok(mut state) => {
-                let length = state.image.file(*file).bytes.len() as u64;
-                if !SimDirectory::room(&state, (position + bytes.len() as u64).saturating_sub(length)) {
-                    return Err(failed(Operation::Write, Cause::NoSpace));
-                }
-                state.image.file(*file).write(position, bytes);
-                Ok(())
-            }
-            Err((error, mut state)) => {
-                // The write that the power cut interrupts may be on the medium in part.
-                if error.cause == Cause::PowerCut && powered {
-                    state.image.file(*file).write(position, bytes);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn sync(&mut self, file: &FileId) -> Result<(), StorageError> {
-        match self.operate(Operation::Sync) {
-            Ok(mut state) => {
-                state.image.file(*file).sync();
-                Ok(())
-            }
-            Err((error, mut state)) => {
-                if error.cause != Cause::PowerCut {
-                    state.image.file(*file).lose_unsynced();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn rename(&mut self, from: &str, to: &str) -> Result<(), StorageError> {
-        let mut state = self.operate(Operation::Rename).map_err(|(error, _)| error)?;
-        let id = state.image.find(&self.name, from).ok_or(failed(Operation::Rename, Cause::Missing))?;
-        state.image.names(&self.name).rename(from, to, id);
-        Ok(())
-    }
-
-    fn unlink(&mut self, name: &str) -> Result<(), StorageError> {
-        let mut state = self.operate(Operation::Remove).map_err(|(error, _)| error)?;
-        state.image.find(&self.name, name).ok_or(failed(Operation::Remove, Cause::Missing))?;
-        state.image.names(&self.name).unlink(name);
-        Ok(())
-    }
-
-    fn sync_names(&mut self) -> Result<(), StorageError> {
-        let mut state = self.operate(Operation::SyncNames).map_err(|(error, _)| error)?;
-        state.image.names(&self.name).sync();
-        Ok(())
     }
 }
 

@@ -189,11 +189,14 @@ pub fn open(disk: &SimDisk, config: &LogConfig, seed: u64) -> (Log<Buffer>, SimS
     (log, storage, report)
 }
 
+/// A record's offset and payload.
+pub type Numbered = (u64, Vec<u8>);
+
 /// Read all that can be read, skipping damage: the records with their offsets, and the damaged ranges.
 pub fn read_around<S: Storage<Buffer = Buffer>>(
     log: &mut Log<Buffer>,
     storage: &mut S,
-) -> (Vec<(u64, Vec<u8>)>, Vec<(u64, u64)>) {
+) -> (Vec<Numbered>, Vec<(u64, u64)>) {
     let (mut records, mut damage) = (Vec::new(), Vec::new());
     let mut at = log.first();
     loop {
