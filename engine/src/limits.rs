@@ -26,6 +26,9 @@ pub const READ_BYTES_MAX: u32 = 1 << 20;
 /// Most events in one reply to a reader.
 pub const READ_EVENT_COUNT_MAX: u32 = 16 * 1024;
 
+/// Most commits of the tail that one reply gathers.
+pub const READ_SLICE_COUNT_MAX: usize = 256;
+
 /// Bytes of records that one partition hands to its readers in one turn; the rest waits for the next turn, so that
 /// readers that catch up do not hold up those who send.
 pub const READ_BYTES_PER_TURN: usize = 4 << 20;

@@ -9,6 +9,7 @@ use crate::event_log::{
     EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError, Ticket,
 };
 use crate::journal::perform_all;
+use crate::limits::READ_SLICE_COUNT_MAX;
 use crate::payload::SharedRecords;
 use crate::request::SequenceNumber;
 
@@ -110,19 +111,33 @@ impl<S: Storage> EventLog for LocalLog<S> {
     }
 
     fn read(&mut self, from: SequenceNumber, budget: ReadBudget) -> Result<EventRead, ReadError> {
-        let limit = ReadLimit { bytes: budget.bytes_max as usize, records: budget.event_count_max };
-        match self.log.read(Offset(from.0), limit).map_err(|error| self.read_error(error))? {
-            segment_log::Read::Pending => Ok(EventRead::Pending),
-            segment_log::Read::End => Ok(EventRead::End),
-            segment_log::Read::Records(slice) => match SharedRecords::check(slice.shared()) {
-                Ok(records) => Ok(EventRead::Events(records)),
-                // Fail closed for the one record that nobody can read, and go on behind it.
-                Err(foreign) => Err(ReadError::Damaged {
-                    first: foreign.sequence,
-                    resume: SequenceNumber(foreign.sequence.0 + 1),
-                }),
-            },
+        let mut limit =
+            ReadLimit { bytes: budget.bytes_max as usize, records: budget.event_count_max.max(1) };
+        let mut next = Offset(from.0);
+        let mut slices = Vec::new();
+        // One slice is one commit of the tail, or one loaded range: small commits are gathered.
+        while limit.records > 0 && slices.len() < READ_SLICE_COUNT_MAX {
+            match self.log.read(next, limit) {
+                Ok(segment_log::Read::Records(slice)) => {
+                    if !slices.is_empty() && slice.bytes().len() > limit.bytes {
+                        break;
+                    }
+                    limit.bytes = limit.bytes.saturating_sub(slice.bytes().len());
+                    limit.records = limit.records.saturating_sub(slice.records());
+                    next = slice.next();
+                    slices.push(slice.shared());
+                }
+                // Whatever it is, it comes back when the next read begins there.
+                _ if !slices.is_empty() => break,
+                Ok(segment_log::Read::Pending) => return Ok(EventRead::Pending),
+                Ok(segment_log::Read::End) => return Ok(EventRead::End),
+                Err(error) => return Err(self.read_error(error)),
+            }
         }
+        // Fail closed for a record that nobody can read, and go on behind it.
+        SharedRecords::check(from, slices)
+            .map(EventRead::Events)
+            .map_err(|_| ReadError::Damaged { first: from, resume: SequenceNumber(from.0 + 1) })
     }
 
     fn seek_time(&mut self, time_ms: u64) -> Result<Option<SequenceNumber>, ReadError> {

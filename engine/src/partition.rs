@@ -135,7 +135,17 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::FindPolicy { name } => self.find_policy(&name),
             request => unreachable!("{request:?} is answered by handle_request"),
         };
-        self.journal.answer(caller, answer.unwrap_or_else(Reply::Failed));
+        match answer {
+            // These show nothing of what the journal knows.
+            Err(
+                error @ (EngineError::Busy
+                | EngineError::StorageFull
+                | EngineError::StorageFailed
+                | EngineError::Stopping),
+            ) => turn.out.fail(caller, error),
+            Err(error) => self.journal.answer(caller, Reply::Failed(error)),
+            Ok(reply) => self.journal.answer(caller, reply),
+        }
     }
 
     /// A connection is gone: its sessions and readers end, and nobody is told.

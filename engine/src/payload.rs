@@ -1,5 +1,7 @@
 //! Runs of stored events that travel to a reader: cloned without a copy, readable from any core.
 
+use std::sync::Arc;
+
 use segment_log::SharedSlice;
 
 use crate::event::{EventError, StoredEvent};
@@ -11,7 +13,8 @@ use crate::request::SequenceNumber;
 /// readers of the same run share that copy.
 #[derive(Clone, Debug)]
 pub struct SharedRecords {
-    slice: Option<SharedSlice>,
+    /// Each follows the one before it; records outside of `first..end` are not part of the run.
+    slices: Arc<[SharedSlice]>,
     first: u64,
     end: u64,
     bytes: usize,
@@ -20,21 +23,28 @@ pub struct SharedRecords {
 impl SharedRecords {
     /// No event at all: what a cancelled read is answered with.
     pub(crate) fn empty(at: SequenceNumber) -> Self {
-        Self { slice: None, first: at.0, end: at.0, bytes: 0 }
+        Self { slices: Arc::new([]), first: at.0, end: at.0, bytes: 0 }
     }
 
-    /// Take a slice over, once each of its records is known to be an event.
-    pub(crate) fn check(slice: SharedSlice) -> Result<Self, ForeignRecord> {
-        let (mut first, mut end, mut bytes) = (None, 0, 0);
-        for record in slice.iter() {
-            let sequence = SequenceNumber(record.offset.0);
-            StoredEvent::decode(sequence, record.time_ms, record.payload)
-                .map_err(|error| ForeignRecord { sequence, error })?;
-            first.get_or_insert(sequence.0);
-            end = sequence.0 + 1;
+    /// Take slices over that follow each other, once each of their records is known to be an event. What lies behind one
+    /// that is none is left out.
+    ///
+    /// # Errors
+    ///
+    /// The very first record is no event.
+    pub(crate) fn check(first: SequenceNumber, slices: Vec<SharedSlice>) -> Result<Self, EventError> {
+        let (mut end, mut bytes) = (first.0, 0);
+        for record in slices.iter().flat_map(SharedSlice::iter) {
+            assert_eq!(record.offset.0, end, "the log reads without gaps");
+            match StoredEvent::decode(SequenceNumber(end), record.time_ms, record.payload) {
+                Ok(_) => {}
+                Err(error) if end == first.0 => return Err(error),
+                Err(_) => break,
+            }
+            end += 1;
             bytes += record.payload.len();
         }
-        Ok(Self { first: first.unwrap_or(end), end, bytes, slice: Some(slice) })
+        Ok(Self { slices: slices.into(), first: first.0, end, bytes })
     }
 
     /// The part that begins at `from` and stays within the budget: at least one event, at most `event_count_max`, and no
@@ -59,12 +69,12 @@ impl SharedRecords {
             end = event.sequence.0 + 1;
             bytes += size;
         }
-        Some(Self { slice: self.slice.clone(), first: from.0, end, bytes })
+        Some(Self { slices: self.slices.clone(), first: from.0, end, bytes })
     }
 
     /// The events in order.
     pub fn iter(&self) -> impl Iterator<Item = StoredEvent<'_>> {
-        self.slice
+        self.slices
             .iter()
             .flat_map(SharedSlice::iter)
             .filter(|record| (self.first..self.end).contains(&record.offset.0))
@@ -102,13 +112,4 @@ impl SharedRecords {
 
 fn stored_bytes(event: &StoredEvent<'_>) -> usize {
     crate::event::EVENT_HEADER_BYTES + event.device.len() + event.annotations.len() + event.message.len()
-}
-
-/// A record with the right checksum that is no event of this version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ForeignRecord {
-    /// Where it is.
-    pub sequence: SequenceNumber,
-    /// What is wrong with it.
-    pub error: EventError,
 }

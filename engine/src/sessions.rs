@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(sessions.find_mut(id, connection(1)).unwrap_err(), Some(SessionEnd::Stolen));
         assert!(sessions.end(id, None, 3000).is_none());
         let next = sessions.open(session("a", connection(2)), 4000).unwrap();
-        assert_eq!(sessions.find_mut(id, connection(1)).unwrap_err(), None);
+        assert_eq!(sessions.find_mut(id, connection(1)).unwrap_err(), Some(SessionEnd::Stolen));
         assert!(sessions.find_mut(next, connection(2)).is_ok());
     }
 

@@ -1,5 +1,10 @@
 //! A table with slots that are used again, and a generation that tells their users apart.
 
+use std::collections::VecDeque;
+
+/// Slots that stay free for a while, so that what they remember of their last user can still be told.
+const REMEMBERED_COUNT: usize = 64;
+
 /// A place in a [`Slots`] table: nobody who holds one can reach a later user of the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlotKey {
@@ -13,7 +18,8 @@ pub(crate) struct SlotKey {
 #[derive(Debug)]
 pub(crate) struct Slots<T, E> {
     slots: Vec<Slot<T, E>>,
-    free: Vec<u32>,
+    /// The longest free first.
+    free: VecDeque<u32>,
     count_max: u32,
 }
 
@@ -32,7 +38,7 @@ enum State<T, E> {
 impl<T, E: Copy> Slots<T, E> {
     /// An empty table for at most `count_max` values.
     pub fn new(count_max: u32) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), count_max }
+        Self { slots: Vec::new(), free: VecDeque::new(), count_max }
     }
 
     /// Values in the table.
@@ -42,13 +48,16 @@ impl<T, E: Copy> Slots<T, E> {
 
     /// Put a value in; gives it back when the table is full.
     pub fn insert(&mut self, value: T) -> Result<SlotKey, T> {
-        if let Some(slot) = self.free.pop() {
+        let is_full = self.slots.len() >= self.count_max as usize;
+        if (is_full || self.free.len() > REMEMBERED_COUNT)
+            && let Some(slot) = self.free.pop_front()
+        {
             let place = &mut self.slots[slot as usize];
             place.generation = place.generation.wrapping_add(1);
             place.state = State::Used(value);
             return Ok(SlotKey { slot, generation: place.generation });
         }
-        if self.slots.len() >= self.count_max as usize {
+        if is_full {
             return Err(value);
         }
         let slot = self.slots.len() as u32;
@@ -62,7 +71,7 @@ impl<T, E: Copy> Slots<T, E> {
             self.slots.get_mut(key.slot as usize).filter(|place| place.generation == key.generation)?;
         match std::mem::replace(&mut place.state, State::Free(mark)) {
             State::Used(value) => {
-                self.free.push(key.slot);
+                self.free.push_back(key.slot);
                 Some(value)
             }
             State::Free(earlier) => {

@@ -1,0 +1,11 @@
+//! A shard over the simulated disk: its promises, held against a plain model and against power cuts, full disks, failed
+//! syncs and clocks that jump.
+
+mod access;
+mod checker;
+mod durability;
+mod model;
+mod reading;
+mod sessions;
+mod storage;
+mod world;
