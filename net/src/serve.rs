@@ -153,11 +153,17 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
 }
 
 fn start_logging(filter: &str) -> Result<(), ServeError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+    // rustls warns about what peers send, which is theirs to fix and would fill the log; our own lines say why a connection
+    // ended.
+    let filter =
+        if filter.contains("rustls") { filter.to_string() } else { format!("{filter},rustls=error") };
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
         .map_err(|error| ServeError(format!("log: {filter:?} is not a log filter: {error}")))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second hub in one process (a test's) logs to the first one's subscriber.
-    let _ = subscriber.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init();
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    // A second hub in one process, a test's, logs to the first one's subscriber.
+    let _ = subscriber.try_init();
     Ok(())
 }
 

@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
             let default = if arguments.event_hub { EVENT_HUB_POLICY } else { SERVICE_POLICY };
             let name = arguments.policy.as_deref().unwrap_or(default);
             let policy = hub.ask("GET", &format!("/policies/{}", segment(name)), &[], None)?.body;
-            let (name, key) = (text(&policy, "/name")?, text(&policy, "/primaryKey")?);
+            let (name, key) = (text(&policy, "/keyName")?, text(&policy, "/primaryKey")?);
             if arguments.event_hub {
                 let port = hub.info.amqps.first().map_or(AMQPS_PORT_DEFAULT, |address| address.port());
                 event_hub_string(host, port, name, key, &hub.info.name)

@@ -117,7 +117,7 @@ impl Hub {
         let mut bytes = Vec::new();
         match stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes) {
             // A peer that hangs up without a goodbye is caught by the length below.
-            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(failed(error)),
             _ => parse_answer(&bytes),
         }
     }

@@ -4,6 +4,7 @@ mod connection_string;
 mod consumer_group;
 mod device;
 mod https;
+mod log;
 
 mod monitor;
 mod reader;
@@ -36,6 +37,8 @@ enum Command {
     ConsumerGroup(consumer_group::Arguments),
     /// Print events as they arrive
     Monitor(monitor::Arguments),
+    /// Look into logs without changing them
+    Log(log::Arguments),
 }
 
 /// Which hub a command means.
@@ -77,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Device(arguments) => device::run(&arguments),
         Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
         Command::Monitor(arguments) => monitor::run(&arguments),
+        Command::Log(arguments) => log::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -128,6 +132,7 @@ mod tests {
             "consumer-group create g --data d",
             "consumer-group list --data d",
             "consumer-group delete g --data d",
+            "log inspect d/partitions/0000/events",
         ] {
             let words = ["corehub"].into_iter().chain(line.split_whitespace());
             CommandLine::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -18,6 +18,7 @@ use glommio::timer::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::counters::Counters;
+use super::gate::Gate;
 use super::pump;
 use crate::binding::HubInfo;
 use crate::stack::Port;
@@ -67,6 +68,7 @@ pub(super) struct Shared {
     pub(super) scratch: RefCell<Vec<u8>>,
     pub(super) plaintext: RefCell<Vec<u8>>,
     pub(super) wire: RefCell<Vec<u8>>,
+    pub(super) gate: Gate,
     pub(super) counters: Counters,
 }
 
@@ -79,6 +81,7 @@ pub async fn serve_core(context: CoreContext, front: Front) {
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         plaintext: RefCell::default(),
         wire: RefCell::default(),
+        gate: Gate::default(),
         counters: Counters::default(),
     });
     let mut listeners = Vec::new();
@@ -97,7 +100,17 @@ pub async fn serve_core(context: CoreContext, front: Front) {
         let shared = shared.clone();
         glommio::spawn_local(async move { accept_all(&shared, endpoint, listener).await }).detach();
     }
-    context.stopping.wait().await;
+    let keeper = {
+        let shared = shared.clone();
+        async move {
+            loop {
+                shared.gate.asked().await;
+                shared.context.breathe().await;
+                shared.gate.admit();
+            }
+        }
+    };
+    future::or(context.stopping.wait(), keeper).await;
     info!(core = context.core.0, "connections: {}", shared.counters.snapshot());
 }
 

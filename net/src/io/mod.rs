@@ -1,6 +1,7 @@
 //! Sockets, on their cores: the only part of this crate that names glommio.
 
 mod counters;
+mod gate;
 mod listener;
 mod pump;
 mod reserve;

@@ -18,6 +18,7 @@ use glommio::net::TcpStream;
 use glommio::timer::sleep;
 use tracing::{debug, info};
 
+use super::gate::Ticket;
 use super::listener::Shared;
 use crate::binding::{Closing, Context, OUTPUT_PENDING_BYTES_MAX};
 use crate::stack::{Port, Stack, Turn, open_binding};
@@ -67,10 +68,16 @@ pub(super) async fn run(
         peer,
         pending: Pending::default(),
         owes_drained: false,
+        ticket: Ticket::default(),
         deadline_ms: None,
         stalled_at_ms: None,
     };
-    let end = poll_fn(|task| pump.poll(task, &mut stream)).await;
+    let end = loop {
+        match poll_fn(|task| pump.poll(task, &mut stream)).await {
+            Some(end) => break end,
+            None => shared.context.breathe().await,
+        }
+    };
     pump.report(&end);
     let lingers = matches!(end, End::Closed) && pump.stack.has_spoken();
     // Its sessions and readers end now, not when the peer hangs up.
@@ -122,6 +129,8 @@ struct Pump<'a> {
     pending: Pending,
     /// So much was pending that the binding may wait to hear that it no longer is.
     owes_drained: bool,
+    /// Its place at the gate of handshakes.
+    ticket: Ticket,
     /// What the runtime was last asked for.
     deadline_ms: Option<u64>,
     /// When the connection ends unless the peer takes a byte of what waits for it.
@@ -129,31 +138,29 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
-    /// Turns until there is nothing to do, then wait.
-    fn poll(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Poll<End> {
+    /// Turns until there is nothing to do, then wait. Ready with an end when the connection has come to it, without one when
+    /// there is more but others on this core come first.
+    fn poll(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Poll<Option<End>> {
         loop {
             let progress = self.turn(task, stream);
             if let Err(error) = self.write(task, stream) {
-                return Poll::Ready(End::Failed(error));
+                return Poll::Ready(Some(End::Failed(error)));
             }
             if self.pending.is_empty() {
                 if self.stack.closing().is_some() {
-                    return Poll::Ready(End::Closed);
+                    return Poll::Ready(Some(End::Closed));
                 }
                 if std::mem::take(&mut self.owes_drained) {
                     self.act(|stack, turn| stack.handle_output_drained(turn));
                     continue;
                 }
             } else if self.is_stalled() {
-                return Poll::Ready(End::Stalled);
+                return Poll::Ready(Some(End::Stalled));
             }
             match progress {
-                Progress::Failed(error) => return Poll::Ready(End::Failed(error)),
+                Progress::Failed(error) => return Poll::Ready(Some(End::Failed(error))),
                 Progress::Some => {}
-                Progress::Much => {
-                    task.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                Progress::Much => return Poll::Ready(None),
                 Progress::Nothing => {
                     self.set_deadline();
                     let delivery = ready!(self.handle.poll_delivery(task));
@@ -171,6 +178,9 @@ impl Pump<'_> {
             progress = Progress::Some;
         }
         if !self.stack.wants_input() || self.pending.len() > PENDING_PAUSES_READING_BYTES {
+            return progress;
+        }
+        if !self.stack.has_spoken() && self.shared.gate.poll_pass(&mut self.ticket, task).is_pending() {
             return progress;
         }
         let mut scratch = self.shared.scratch.borrow_mut();

@@ -80,6 +80,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(matches!(reserve(address), Err(ReserveError::InUse(_))));
+        drop(listener.accept().unwrap());
         // The server closes first, so that its end of the connection stays for a while.
         let mut client = TcpStream::connect(address).unwrap();
         drop(listener.accept().unwrap());
