@@ -72,6 +72,8 @@ fn log_recovery(partition: u16, log: LogName, recovery: &RecoveryReport) {
                 "stored records are damaged; they are kept and not served: {range}"
             ),
             Finding::HeaderDamaged { .. } => tracing::error!(partition, %log, "{finding}"),
+            // The usual end of a process that was killed.
+            Finding::Unclean { records_dropped: 0, .. } => tracing::info!(partition, %log, "{finding}"),
             Finding::Unclean { .. } | Finding::IndexRebuilt { .. } | Finding::Unsealed { .. } => {
                 tracing::warn!(partition, %log, "{finding}");
             }

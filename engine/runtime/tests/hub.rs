@@ -3,13 +3,17 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use common::{Client, Hub, body_of, device_id};
 use engine::door::{Busy, Door};
 use engine::placement::device_partition;
-use engine::request::{Caller, EngineError, EventView, PartitionId, Reply, Request, SequenceNumber, Start};
+use engine::request::{
+    Caller, CoreId, EngineError, EventView, PartitionId, Reply, Request, SequenceNumber, Start,
+};
 use engine_runtime::Delivery;
 
 const PARTITION_COUNT: u16 = 5;
@@ -252,6 +256,57 @@ fn a_waiting_read_is_answered_across_cores() {
             assert_eq!(client.connection.outstanding(), 0);
         });
     }
+    assert!(hub.stop().clean);
+}
+
+#[test]
+fn calls_cross_to_another_core_and_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let hub = Hub::start(directory.path(), 2, 2);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    hub.on(0, async move |client| {
+        for number in 0..100 {
+            let sender = sender.clone();
+            let there: engine_runtime::Call = Box::new(move |context| {
+                let via = context.core;
+                let back: engine_runtime::Call =
+                    Box::new(move |context| sender.send((number, via.0, context.core.0)).expect("it waits"));
+                assert!(context.send_to_core(CoreId(0), back).is_ok(), "room");
+            });
+            assert!(client.context.send_to_core(CoreId(1), there).is_ok(), "room");
+        }
+    });
+    let calls: Vec<_> = receiver.iter().take(100).collect();
+    let expected: Vec<_> = (0..100).map(|number| (number, 1, 0)).collect();
+    assert_eq!(calls, expected);
+    assert!(hub.stop().clean);
+}
+
+#[test]
+fn a_busy_task_that_breathes_does_not_starve_the_disk() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let hub = Hub::start(directory.path(), 1, 2);
+    hub.on(0, async |client| {
+        let context = client.context.clone();
+        let busy = Rc::new(Cell::new(true));
+        let (goes_on, mut rounds) = (Rc::clone(&busy), 0_u64);
+        let task = glommio::spawn_local(async move {
+            while goes_on.get() {
+                rounds += 1;
+                context.breathe().await;
+            }
+            rounds
+        });
+        client.create_device("busy").await;
+        let session = client.open_session("busy").await;
+        let begun = Instant::now();
+        for _ in 0..20 {
+            assert!(matches!(client.append(session, &[b"durable"]).await, Reply::Appended { .. }));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        busy.set(false);
+        assert!(task.await > 20, "the task was not busy");
+    });
     assert!(hub.stop().clean);
 }
 
