@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use registry::KeySealer;
 use segment_log::storage::{LogDone, Storage};
-use segment_log::{AppendError, Log, LogEvent, Now, Offset, ReadLimit};
+use segment_log::{AppendError, Finding, Log, LogEvent, Now, Offset, ReadLimit};
 
 use crate::entry::Entry;
 use crate::fault::PartitionFault;
@@ -74,6 +74,13 @@ impl<S: Storage> Journal<S> {
         mut apply: impl FnMut(Entry),
     ) -> Result<(Self, segment_log::RecoveryReport), PartitionFault> {
         let (mut log, report) = Log::open(&mut storage, options.log, now, options.seed)?;
+        let hides_changes = |finding: &Finding| match finding {
+            Finding::Damaged(range) if range.resume.0 > mark.0 => Some((range.first.0, range.resume.0)),
+            _ => None,
+        };
+        if let Some((first, resume)) = report.findings.iter().find_map(hides_changes) {
+            return Err(PartitionFault::JournalDamaged { first, resume });
+        }
         if log.first().0 > mark.0 || log.next().0 < mark.0 {
             let (first, next) = (log.first().0, log.next().0);
             return Err(PartitionFault::JournalGap { mark: mark.0, first, next });

@@ -18,7 +18,7 @@ enum Op {
     Delete { device: usize },
     Find { device: usize },
     Open { device: usize, by: u32 },
-    Append { device: usize, by: u32, count: usize, bytes: usize },
+    Append { device: usize, thief: Option<u32>, count: usize, bytes: usize },
     Close { device: usize, by: u32 },
     Leave { by: u32 },
     Checkpoint { partition: u16, back: u64, force: bool },
@@ -35,14 +35,14 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     let (any_device, any_by) = (0..DEVICES, 0..3_u32);
     prop_oneof![
-        3 => any_device.clone().prop_map(|device| Op::Create { device }),
+        2 => any_device.clone().prop_map(|device| Op::Create { device }),
         2 => (any_device.clone(), any::<bool>(), any::<bool>())
             .prop_map(|(device, enabled, condition)| Op::Update { device, enabled, condition }),
         1 => any_device.clone().prop_map(|device| Op::Delete { device }),
-        1 => any_device.clone().prop_map(|device| Op::Find { device }),
+        2 => any_device.clone().prop_map(|device| Op::Find { device }),
         4 => (any_device.clone(), any_by.clone()).prop_map(|(device, by)| Op::Open { device, by }),
-        12 => (any_device.clone(), any_by.clone(), 1..4_usize, 0..900_usize)
-            .prop_map(|(device, by, count, bytes)| Op::Append { device, by, count, bytes }),
+        16 => (any_device.clone(), prop::option::weighted(0.1, any_by.clone()), 1..4_usize, 0..900_usize)
+            .prop_map(|(device, thief, count, bytes)| Op::Append { device, thief, count, bytes }),
         1 => (any_device, any_by.clone()).prop_map(|(device, by)| Op::Close { device, by }),
         1 => any_by.prop_map(|by| Op::Leave { by }),
         3 => (0..PARTITIONS, 0..4_u64, any::<bool>())
@@ -54,8 +54,16 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Jobs),
         2 => Just(Op::Settle),
         1 => Just(Op::Kill),
-        1 => any::<u64>().prop_map(|seed| Op::CutPower { seed }),
+        2 => any::<u64>().prop_map(|seed| Op::CutPower { seed }),
     ]
+}
+
+/// Everybody exists and is attached.
+fn start() -> Vec<Op> {
+    let create = |device| Op::Create { device };
+    let open = |device| Op::Open { device, by: device as u32 % 3 };
+    let everybody = 0..DEVICES;
+    everybody.clone().map(create).chain(everybody.map(open)).chain([Op::Settle]).collect()
 }
 
 /// What the model knows of the run besides the histories.
@@ -107,15 +115,15 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_shard_keeps_its_promises(ops in prop::collection::vec(op(), 1..90), delayed in any::<bool>()) {
+    fn a_shard_keeps_its_promises(ops in prop::collection::vec(op(), 1..120), delayed in any::<bool>()) {
         let mut world = World::new(PARTITIONS);
         world.disk.set_delayed(delayed);
         let mut checker = Checker::new(usize::from(PARTITIONS));
         let mut run = Run::default();
-        for op in ops {
+        for op in start().into_iter().chain(ops) {
             world.pass(1);
             world = apply(op, world, &mut checker, &mut run, delayed);
             run.take_answers(&mut world);
@@ -201,7 +209,9 @@ fn apply(op: Op, mut world: World, checker: &mut Checker, run: &mut Run, delayed
                 run.opening.insert(token, number);
             }
         }
-        Op::Append { device: number, by, count, bytes } => {
+        Op::Append { device: number, thief, count, bytes } => {
+            let owner = run.live.get(&number).map_or(0, |(owner, _)| *owner);
+            let by = thief.unwrap_or(owner);
             let bodies: Vec<Vec<u8>> =
                 (0..count).map(|index| format!("{now}/{index}/").into_bytes()).collect();
             let padded = |mut body: Vec<u8>| {
@@ -319,6 +329,13 @@ fn restart(world: &mut World, checker: &mut Checker, run: &mut Run, delayed: boo
         }
     }
     world.disk.set_delayed(delayed);
+    // Some come back at once.
+    for number in (0..DEVICES).filter(|number| run.enabled.get(number) == Some(&true)) {
+        let token = world.send(connection(0), World::open_request(number));
+        world.settle();
+        let Some(Reply::SessionOpened(session)) = world.take(token) else { panic!("not opened") };
+        run.live.insert(number, (0, Some(session)));
+    }
 }
 
 /// A refusal that shows what the registry knows waits for the journal like any answer; here only what comes is checked.
