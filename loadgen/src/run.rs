@@ -155,6 +155,9 @@ async fn measure(arguments: &Arguments, hub: &Hub, credential: &Credential) -> R
     // Whatever was stored beyond what was acknowledged would come now.
     pause(&readers, 0.2).await?;
     ledger.borrow().verify()?;
+    if ledger.borrow().window_count == 0 {
+        return Err("nothing was acknowledged in the window".to_owned());
+    }
 
     let ledger = ledger.borrow();
     Ok(Report {

@@ -29,8 +29,14 @@ impl TokenExchange {
         };
         let sender = attach(&AttachRequest::sender("cbs-sender", "$cbs"))?;
         let receiver = attach(&AttachRequest::receiver("cbs-receiver", "$cbs"))?;
-        connection.grant(receiver, 10, output);
         Ok(Self { sender, receiver, audience, token, is_sent: false })
+    }
+
+    /// Grant credit for the answer once its link stands.
+    pub fn handle_attached(&self, connection: &mut Connection, link: LinkId, output: &mut Vec<u8>) {
+        if link == self.receiver {
+            connection.grant(link, 10, output);
+        }
     }
 
     /// Send the token once there is credit.

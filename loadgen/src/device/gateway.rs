@@ -183,6 +183,11 @@ impl Client for Gateway {
                     self.exchange =
                         Some(TokenExchange::start(&mut self.connection, session, host, token, output)?);
                 }
+                Some(Event::Attached { link, .. }) => {
+                    if let Some(exchange) = &self.exchange {
+                        exchange.handle_attached(&mut self.connection, link, output);
+                    }
+                }
                 Some(Event::Transfer { link, delivery_id, payload, .. }) => {
                     let answer = self.exchange.as_ref().and_then(|exchange| {
                         exchange.handle_answer(&mut self.connection, link, delivery_id, payload, output)
@@ -213,7 +218,7 @@ impl Client for Gateway {
         if let Some(exchange) = &mut self.exchange {
             exchange.send(&mut self.connection, output);
         }
-        if self.devices.is_empty() || self.closed {
+        if self.closed {
             return;
         }
         if self.ledger.borrow().is_stopping {
@@ -221,6 +226,9 @@ impl Client for Gateway {
                 self.connection.close(None, output);
                 self.closed = true;
             }
+            return;
+        }
+        if self.devices.is_empty() {
             return;
         }
         let now = Instant::now();

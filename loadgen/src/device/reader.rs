@@ -73,6 +73,14 @@ impl Client for Reader {
                     self.exchange =
                         Some(TokenExchange::start(&mut self.connection, session, host, token, output)?);
                 }
+                Some(Event::Attached { link, .. }) if Some(link) == self.receiver => {
+                    self.connection.grant(link, CREDIT, output);
+                }
+                Some(Event::Attached { link, .. }) => {
+                    if let Some(exchange) = &self.exchange {
+                        exchange.handle_attached(&mut self.connection, link, output);
+                    }
+                }
                 Some(Event::Transfer { link, payload, .. }) if Some(link) == self.receiver => {
                     let sections = Sections::parse(payload).map_err(|error| error.to_string())?;
                     let Body::Data(data) = sections.body else {
@@ -95,7 +103,6 @@ impl Client for Reader {
                         .connection
                         .attach(session, &request, output)
                         .ok_or("the session takes no link")?;
-                    self.connection.grant(link, CREDIT, output);
                     self.receiver = Some(link);
                 }
                 Some(Event::Detached { error, .. } | Event::Ended { error, .. }) => {
