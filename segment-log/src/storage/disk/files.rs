@@ -121,21 +121,14 @@ impl DiskFile {
 
     /// Read until `into` is full or the file ends. With O_DIRECT, all three must be aligned.
     pub(super) fn read(&self, position: u64, into: &mut [u8]) -> Result<usize, StorageError> {
-        let mut filled = 0;
-        while filled < into.len() {
-            let at = position + filled as u64;
-            match retry_on_intr(|| rustix::io::pread(&self.descriptor, &mut into[filled..], at)) {
-                Ok(0) => break,
-                Ok(bytes) => filled += bytes,
-                Err(Errno::INVAL) if self.direct.get() => self.leave_direct()?,
-                Err(errno) => return Err(failed(Operation::Read, errno)),
-            }
-        }
-        Ok(filled)
+        let total = into.len();
+        self.whole(Operation::Read, total, |done| {
+            rustix::io::pread(&self.descriptor, &mut into[done..], position + done as u64)
+        })
     }
 
-    /// Write all of `bytes`, continuing after a short write. Falls back to the page cache where direct I/O does not take
-    /// the memory, the length or the file system.
+    /// Write all of `bytes`. Falls back to the page cache where direct I/O does not take the memory, the length or the file
+    /// system.
     pub(super) fn write(&self, position: u64, bytes: &[u8]) -> Result<(), StorageError> {
         let aligned = (bytes.as_ptr() as usize).is_multiple_of(BLOCK_BYTES)
             && bytes.len().is_multiple_of(BLOCK_BYTES)
@@ -143,23 +136,31 @@ impl DiskFile {
         if self.direct.get() && !aligned {
             self.leave_direct()?;
         }
-        let mut written = 0;
-        while written < bytes.len() {
-            let at = position + written as u64;
-            match retry_on_intr(|| rustix::io::pwrite(&self.descriptor, &bytes[written..], at)) {
-                Ok(0) => return Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace }),
-                Ok(count) => {
-                    written += count;
-                    if self.direct.get() && !written.is_multiple_of(BLOCK_BYTES) {
-                        // The rest of a short direct write need not be aligned.
-                        written -= written % BLOCK_BYTES;
-                    }
-                }
-                Err(Errno::INVAL) if self.direct.get() => self.leave_direct()?,
-                Err(errno) => return Err(failed(Operation::Write, errno)),
-            }
+        let written = self.whole(Operation::Write, bytes.len(), |done| {
+            rustix::io::pwrite(&self.descriptor, &bytes[done..], position + done as u64)
+        })?;
+        if written < bytes.len() {
+            return Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace });
         }
         Ok(())
+    }
+
+    /// Repeat a call until it has transferred `total` bytes or no more; through the page cache if it may not be direct.
+    fn whole(
+        &self,
+        operation: Operation,
+        total: usize,
+        mut call: impl FnMut(usize) -> Result<usize, Errno>,
+    ) -> Result<usize, StorageError> {
+        let unit = if self.direct.get() { BLOCK_BYTES } else { 1 };
+        match transfer(total, unit, &mut call) {
+            Err(Errno::INVAL) if self.direct.get() => {
+                self.leave_direct()?;
+                transfer(total, 1, call)
+            }
+            other => other,
+        }
+        .map_err(|errno| failed(operation, errno))
     }
 
     /// Go through the page cache from here on.
@@ -265,4 +266,58 @@ impl Directory for DiskDirectory {
 
 fn failed(operation: Operation, errno: Errno) -> StorageError {
     StorageError::from_io(operation, &io::Error::from(errno))
+}
+
+/// Call until `total` bytes are transferred or a call transfers nothing: a short transfer is continued behind its last whole
+/// `unit`, an interrupted call is repeated. `call` is told how many bytes are done.
+///
+/// Errors: the first one but an interruption; `INVAL` where a call comes no whole unit further.
+fn transfer(
+    total: usize,
+    unit: usize,
+    mut call: impl FnMut(usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < total {
+        match call(done) {
+            Ok(0) => break,
+            Ok(count) if done + count >= total => done = total,
+            Ok(count) if count < unit => return Err(Errno::INVAL),
+            Ok(count) => done += count - count % unit,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Run a transfer of 10 000 bytes against a script; the places it was called for, and the result.
+    fn check(unit: usize, script: &[Result<usize, Errno>]) -> (Vec<usize>, Result<usize, Errno>) {
+        let mut places = Vec::new();
+        let mut script = script.iter();
+        let result = transfer(10_000, unit, |done| {
+            places.push(done);
+            *script.next().expect("no call beyond the script")
+        });
+        (places, result)
+    }
+
+    #[test]
+    fn short_transfers_are_continued_and_interruptions_repeated() {
+        assert_eq!(check(1, &[Ok(10_000)]), (vec![0], Ok(10_000)));
+        assert_eq!(check(1, &[Ok(1), Err(Errno::INTR), Ok(9_999)]), (vec![0, 1, 1], Ok(10_000)));
+        assert_eq!(check(4096, &[Ok(4_500), Ok(5_904)]), (vec![0, 4096], Ok(10_000)));
+    }
+
+    #[test]
+    fn the_end_and_errors_are_told() {
+        assert_eq!(check(1, &[Ok(7_000), Ok(0)]), (vec![0, 7_000], Ok(7_000)));
+        assert_eq!(check(1, &[Ok(7_000), Err(Errno::NOSPC)]), (vec![0, 7_000], Err(Errno::NOSPC)));
+        // Less than a block of direct I/O cannot be continued directly.
+        assert_eq!(check(4096, &[Ok(4_096), Ok(512)]), (vec![0, 4_096], Err(Errno::INVAL)));
+    }
 }
