@@ -174,6 +174,10 @@ impl<'a, S: Storage> Examination<'a, S> {
         if let Some(trailer) =
             probe.trailer.filter(|trailer| self.known_end.is_none_or(|end| end == trailer.end))
         {
+            if header.bytes == probe.file.bytes {
+                // A file that was not shortened may show its footer before the sync that made all of it durable.
+                self.storage.perform(LogAction::Sync { id: UNASKED, segment: probe.file.number })?;
+            }
             return Ok(Piece::Segment(Segment::sealed(&trailer), Vec::new()));
         }
         let number = probe.file.number;

@@ -32,7 +32,7 @@ fn a_log_comes_back_after_each_drop_and_each_close() {
     for (directory, direct) in
         directories().iter().flat_map(|directory| [(directory, true), (directory, false)])
     {
-        let path = directory.path().join(format!("log-{direct}"));
+        let path = directory.path().join("above").join(format!("log-{direct}"));
         let disk = DiskConfig { direct, ..DiskConfig::default() };
         let mut model = Model::default();
         for round in 0..6u64 {

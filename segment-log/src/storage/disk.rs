@@ -98,6 +98,22 @@ impl fmt::Debug for AlignedBuffer {
     }
 }
 
+/// Make a directory and what is missing above it, each entry durable before the next is made. One that is there is left.
+fn create_directory(path: &Path) -> Result<(), StorageError> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    create_directory(parent)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other.map_err(|error| StorageError::from_io(Operation::Open, &error))?,
+    }
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let config = DiskConfig { lock: false, ..DiskConfig::default() };
+    DiskDirectory::open(parent, config)?.sync_names()
+}
+
 /// Map a sealed segment, read-only. The file must not be written or shortened while the mapping lives:
 /// [`directory::seal`] comes before, [`directory::remove`] with `recyclable` after the last clone is gone.
 pub fn map_segment(directory: &DiskDirectory, segment: SegmentNumber) -> Result<Arc<Mapping>, StorageError> {
@@ -132,12 +148,8 @@ impl DiskStorage {
     ///
     /// Errors: [`super::Cause::Locked`] where another process has it, and what the operating system says.
     pub fn open(path: &Path, config: DiskConfig) -> Result<DiskStorage, StorageError> {
-        if !config.read_only && !path.is_dir() {
-            std::fs::create_dir_all(path).map_err(|error| StorageError::from_io(Operation::Open, &error))?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                let unlocked = DiskConfig { lock: false, ..config };
-                DiskDirectory::open(parent, unlocked)?.sync_names()?;
-            }
+        if !config.read_only {
+            create_directory(path)?;
         }
         let mut directory = DiskDirectory::open(path, config)?;
         if !config.read_only {
