@@ -40,8 +40,14 @@ pub const READ_EVENT_COUNT_MAX: u32 = 2048;
 /// Events that a link with checkpoints may leave unsettled.
 pub const CHECKPOINT_OPEN_MAX: usize = 2048;
 
-/// How long a delivery waits for room in the engine before it is rejected as throttled, milliseconds.
-pub const PARKED_MS_MAX: u64 = 5_000;
+/// Bytes of deliveries that wait for their answer, per connection; above it nothing is read.
+pub const KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long deliveries wait for room in the engine before they are rejected as throttled, milliseconds.
+pub const REFUSED_MS_MAX: u64 = 5_000;
+
+/// How long a receiver that drains its credit waits for events that may be there, milliseconds.
+pub const DRAIN_WAIT_MS: u64 = 20;
 
 /// How soon a request that met a full engine is asked again, milliseconds.
 pub const RETRY_MS: u64 = 5;

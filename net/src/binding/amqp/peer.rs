@@ -114,7 +114,7 @@ impl Peer {
     pub fn begin_end(&mut self, turn: &mut Turn<'_, '_>, condition: &'static str) {
         if self.phase == Phase::Talking {
             self.phase = Phase::Stopping(condition);
-            self.telemetry.reject_parked(turn);
+            self.telemetry.reject_refused(turn, &Status::of(&EngineError::Stopping));
         }
     }
 
@@ -257,7 +257,7 @@ impl Peer {
                 management::handle_description(&mut self.nodes, turn, ticket, reply)
             }
             Pending::OpenSession(device) => self.telemetry.handle_session(turn, device, reply),
-            Pending::Append(delivery) => self.telemetry.handle_appended(turn, delivery, reply),
+            Pending::Append(ticket) => self.telemetry.handle_appended(turn, ticket, reply),
             Pending::FindGroup(link) => self.readers.handle_group(turn, link, reply),
             Pending::OpenReader(link) => self.readers.handle_reader(turn, link, reply),
             Pending::Read(link) => self.readers.handle_events(turn, link, reply),

@@ -73,7 +73,8 @@ struct OpenReceiver {
     is_reading: bool,
     /// What was read and not sent yet: the batch, and how many of its events are sent.
     batch: Option<(EventBatch, usize)>,
-    /// The read was asked to end at once, because the peer wants its credit back.
+    /// When the open read is to end though nothing came, because the peer wants its credit back.
+    cancel_at_ms: Option<u64>,
     is_cancelled: bool,
     next_tag: u32,
     must_retry_read: bool,
@@ -166,7 +167,9 @@ impl Readers {
     /// Ask again for what met a full engine.
     pub fn retry(&mut self, turn: &mut Turn<'_, '_>) {
         let is_waiting = |receiver: &Receiver| match &receiver.state {
-            State::Open(open) => open.must_retry_read || open.must_retry_checkpoint,
+            State::Open(open) => {
+                open.must_retry_read || open.must_retry_checkpoint || open.cancel_at_ms.is_some()
+            }
             State::Opening { .. } => false,
         };
         let links: Vec<LinkId> =
@@ -180,8 +183,7 @@ impl Readers {
     /// The engine's answer to a read.
     pub fn handle_events(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, answer: Reply) {
         let Some(open) = self.open_mut(link) else { return };
-        open.is_reading = false;
-        open.is_cancelled = false;
+        (open.is_reading, open.cancel_at_ms, open.is_cancelled) = (false, None, false);
         match answer {
             Reply::Events { batch, .. } => {
                 if batch.records.is_empty() {
@@ -341,6 +343,7 @@ impl OpenReceiver {
             group,
             is_reading: false,
             batch: None,
+            cancel_at_ms: None,
             is_cancelled: false,
             next_tag: 0,
             must_retry_read: false,

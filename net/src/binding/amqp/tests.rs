@@ -1,4 +1,12 @@
 //! The binding face to face with a client machine: over a scripted engine, and over a real shard on a simulated disk.
 
-mod scripted;
-mod wire;
+mod deliveries;
+mod hub;
+mod power_cut;
+mod readers;
+mod receivers;
+mod refusals;
+mod round_trip;
+mod script;
+mod tokens;
+pub mod wire;

@@ -12,7 +12,6 @@ use super::limits::GRANT_COUNT_MAX;
 use super::nodes::Ticket;
 use super::pending::PendingTable;
 use super::sasl::Plain;
-use super::telemetry::Delivery;
 use crate::binding::Context;
 use crate::binding::status::{self, Status};
 
@@ -35,7 +34,7 @@ pub enum Pending {
     /// A device's session.
     OpenSession(DeviceId),
     /// A delivery of telemetry.
-    Append(Delivery),
+    Append(super::telemetry::Ticket),
     /// A receiver's consumer group.
     FindGroup(LinkId),
     /// A receiver's reader.

@@ -8,7 +8,7 @@ use super::{OpenReceiver, Readers, State};
 use crate::binding::OUTPUT_PENDING_BYTES_MAX;
 use crate::binding::amqp::checkpoint::{CheckpointWindow, Verdict};
 use crate::binding::amqp::delivery::{encode_annotations, encode_metrics};
-use crate::binding::amqp::limits::READ_EVENT_COUNT_MAX;
+use crate::binding::amqp::limits::{DRAIN_WAIT_MS, READ_EVENT_COUNT_MAX};
 use crate::binding::amqp::turn::{Pending, Turn};
 
 /// Why a receiver's batch did not go out to its end.
@@ -35,11 +35,7 @@ impl Readers {
             }
         }
         if open.is_reading {
-            if turn.connection.is_draining(link) && !open.is_cancelled {
-                open.is_cancelled = true;
-                turn.tell(Request::CancelRead { reader: open.reader });
-            }
-            return;
+            return open.watch_drain(turn, link);
         }
         let room = receiver.window.as_ref().map_or(usize::MAX, CheckpointWindow::room);
         let credit = turn.connection.credit(link);
@@ -55,10 +51,7 @@ impl Readers {
             return;
         }
         open.is_reading = true;
-        if turn.connection.is_draining(link) {
-            open.is_cancelled = true;
-            turn.tell(Request::CancelRead { reader: open.reader });
-        }
+        open.watch_drain(turn, link);
     }
 
     /// Write the checkpoint as far as it may go, and settle what is durable.
@@ -84,6 +77,21 @@ impl Readers {
 }
 
 impl OpenReceiver {
+    /// While a read is open: end it if the peer wants its credit back and there is nothing to read.
+    fn watch_drain(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
+        if self.is_cancelled || !turn.connection.is_draining(link) {
+            return;
+        }
+        let now_ms = turn.hub.now.mono_ms;
+        // What is there already comes within a turn or two, from a sealed segment a little later.
+        if now_ms < *self.cancel_at_ms.get_or_insert(now_ms + DRAIN_WAIT_MS) {
+            turn.shared.must_retry = true;
+            return;
+        }
+        self.is_cancelled = true;
+        turn.tell(Request::CancelRead { reader: self.reader });
+    }
+
     /// Send the events of the batch.
     fn send(
         &mut self,

@@ -53,7 +53,7 @@ pub struct Wire {
     pub reads: bool,
     pub seen: VecDeque<Seen>,
     /// Every `accepted` that was handed to the wire, by link and delivery.
-    pub accepted: Vec<(LinkId, u32)>,
+    accepted: Vec<(LinkId, u32)>,
     pub closing: Option<Closing>,
 }
 
@@ -144,6 +144,11 @@ impl Wire {
         });
     }
 
+    /// The deliveries of a link that were accepted.
+    pub fn accepted(&self, link: LinkId) -> Vec<u32> {
+        self.accepted.iter().filter(|(accepted, _)| *accepted == link).map(|(_, id)| *id).collect()
+    }
+
     /// Bytes that the binding has said and the client has not read.
     pub fn unread_bytes(&self) -> usize {
         self.unread.len()
@@ -173,7 +178,8 @@ impl Wire {
                 self.unread = output;
             }
         }
-        moved || !self.unread.is_empty()
+        let has_said = !self.to_hub.is_empty() && self.binding.wants_input() && self.closing.is_none();
+        moved || has_said || (self.reads && !self.unread.is_empty())
     }
 
     fn read(&mut self, now_ms: u64) {
@@ -207,6 +213,12 @@ impl Wire {
             }
         }
         None
+    }
+
+    /// Take the next thing seen that `matches`; what came before it stays.
+    pub fn pick<T>(&mut self, matches: impl Fn(&Seen) -> Option<T>) -> Option<T> {
+        let index = self.seen.iter().position(|seen| matches(seen).is_some())?;
+        self.seen.remove(index).and_then(|seen| matches(&seen))
     }
 
     /// Begin a session.
@@ -353,4 +365,16 @@ pub fn properties<'a>(bytes: &'a mut Vec<u8>, entries: &[(&str, Value<'_>)]) -> 
     }
     map.end(bytes, 2 * entries.len() as u32);
     Map::from_encoded(bytes).unwrap()
+}
+
+/// Some link's id.
+pub fn any_link() -> LinkId {
+    let hub = hub_info(1);
+    let mut door = super::script::Script::default();
+    let mut world = World { door: &mut door, hub: &hub, now: Now { wall_ms: 0, mono_ms: 0 } };
+    let mut wire = Wire::new(0, SaslRole::Absent, &mut world);
+    while wire.turn(&mut world) {}
+    let session = wire.begin();
+    while wire.turn(&mut world) {}
+    wire.attach(session, &AttachRequest::sender("any", "any"))
 }
