@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use registry::KeySealer;
-use segment_log::storage::{LogDone, Storage};
+use segment_log::storage::{LogAction, LogDone, Storage};
 use segment_log::{AppendError, Finding, Log, LogEvent, Now, Offset, ReadLimit};
 
 use crate::entry::Entry;
@@ -100,7 +100,9 @@ impl<S: Storage> Journal<S> {
                         replayed_bytes += record.payload.len() as u64;
                     }
                 }
-                Ok(segment_log::Read::Pending) => perform_all(&mut log, &mut storage),
+                Ok(segment_log::Read::Pending) => {
+                    perform(&mut log, &mut storage, |action| matches!(action, LogAction::Load { .. }));
+                }
                 Ok(segment_log::Read::End) => break,
                 Err(segment_log::ReadError::Damaged { first, resume }) => {
                     return Err(PartitionFault::JournalDamaged { first: first.0, resume: resume.0 });
@@ -112,8 +114,7 @@ impl<S: Storage> Journal<S> {
                 }
             }
         }
-        // The first segment is made now, so that changes are taken from the first turn on.
-        perform_all(&mut log, &mut storage);
+        prepare_first(&mut log, &mut storage);
         let journal = Self {
             log,
             storage,
@@ -159,7 +160,7 @@ impl<S: Storage> Journal<S> {
     /// Append an entry while the partition opens. Blocks until it is durable.
     pub fn append_opening(&mut self, entry: &Entry, now: Now) -> Result<(), EngineError> {
         self.append(entry, now)?;
-        perform_all(&mut self.log, &mut self.storage);
+        perform(&mut self.log, &mut self.storage, |_| false);
         if self.durable() < self.mark() { Err(EngineError::StorageFailed) } else { Ok(()) }
     }
 
@@ -294,11 +295,24 @@ pub(crate) struct JournalOptions {
     pub snapshot_due_bytes: u64,
 }
 
-/// Carry out what the log asks for, now: only while a partition opens.
-pub(crate) fn perform_all<S: Storage>(log: &mut Log<S::Buffer>, storage: &mut S) {
+/// Make the first segment now, while the partition opens, so that appends are taken from the first turn on. The reserve
+/// behind it is made while the partition serves.
+pub(crate) fn prepare_first<S: Storage>(log: &mut Log<S::Buffer>, storage: &mut S) {
+    perform(log, storage, |action| matches!(action, LogAction::Prepare { .. }));
+}
+
+/// Carry out what the log asks for, up to and with the first action that `is_last`. Blocks: only while a partition opens.
+fn perform<S: Storage>(
+    log: &mut Log<S::Buffer>,
+    storage: &mut S,
+    is_last: impl Fn(&LogAction<S::Buffer>) -> bool,
+) {
     while let Some(action) = log.poll_action() {
-        let id = action.id();
+        let (id, was_last) = (action.id(), is_last(&action));
         let result = storage.perform(action);
         log.handle_done(LogDone { id, result });
+        if was_last {
+            break;
+        }
     }
 }

@@ -8,7 +8,7 @@ use segment_log::{AppendError, Log, LogConfig, LogEvent, Now, Offset, OpenError,
 use crate::event_log::{
     EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError, Ticket,
 };
-use crate::journal::perform_all;
+use crate::journal::prepare_first;
 use crate::limits::READ_SLICE_COUNT_MAX;
 use crate::payload::SharedRecords;
 use crate::request::SequenceNumber;
@@ -41,8 +41,7 @@ impl<S: Storage> LocalLog<S> {
         seed: u64,
     ) -> Result<(Self, RecoveryReport), OpenError> {
         let (mut log, report) = Log::open(&mut storage, config, now, seed)?;
-        // The first segment is made now, so that events are taken from the first turn on.
-        perform_all(&mut log, &mut storage);
+        prepare_first(&mut log, &mut storage);
         Ok((Self { log, storage, submitted: VecDeque::new(), next_ticket: 0, ticked_ms: None }, report))
     }
 }
