@@ -333,7 +333,7 @@ impl Settings {
         if let Some(name) = &self.name {
             check_name(name)?;
         }
-        let core_count = within("cores", self.cores.unwrap_or(machine.core_count), 1, 1024)?;
+        let core_count = within("cores", self.cores.unwrap_or(machine.core_count), 1, 256)?;
         if let Some(partitions) = self.partitions {
             within("partitions", partitions, 1, PARTITIONS_MAX)?;
         }

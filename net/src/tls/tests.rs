@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 
+use proptest::prelude::*;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
@@ -294,4 +295,92 @@ fn a_reloaded_certificate_serves_the_next_connection() {
     assert_eq!(before.client_read(), b"still here");
     let after = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS13), usize::MAX);
     assert_ne!(after.client.peer_certificates().unwrap()[0], old);
+}
+
+/// One damage to a stream of bytes.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip { at: usize, bit: u8 },
+    Cut { at: usize },
+    Insert { at: usize, bytes: Vec<u8> },
+    Repeat { at: usize, length: usize },
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    prop_oneof![
+        (any::<usize>(), 0..8u8).prop_map(|(at, bit)| Damage::Flip { at, bit }),
+        any::<usize>().prop_map(|at| Damage::Cut { at }),
+        (any::<usize>(), proptest::collection::vec(any::<u8>(), 1..40))
+            .prop_map(|(at, bytes)| Damage::Insert { at, bytes }),
+        (any::<usize>(), 1..300usize).prop_map(|(at, length)| Damage::Repeat { at, length }),
+    ]
+}
+
+fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
+    if bytes.is_empty() {
+        return;
+    }
+    let place = |at: usize| at % bytes.len();
+    match damage {
+        Damage::Flip { at, bit } => {
+            let at = place(*at);
+            bytes[at] ^= 1 << bit;
+        }
+        Damage::Cut { at } => bytes.truncate(place(*at)),
+        Damage::Insert { at, bytes: new } => {
+            let at = place(*at);
+            bytes.splice(at..at, new.iter().copied());
+        }
+        Damage::Repeat { at, length } => {
+            let at = place(*at);
+            let again = bytes[at..(at + length).min(bytes.len())].to_vec();
+            bytes.splice(at..at, again);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a peer sends and however it is cut: an error and a closed session at worst, never a panic, never more than
+    /// was sent, and nothing kept beyond the bound.
+    #[test]
+    fn a_broken_peer_costs_itself_alone(
+        version in 0..2usize,
+        before_handshake in any::<bool>(),
+        damages in proptest::collection::vec(damage(), 1..4),
+        chunk in 1..2000usize,
+    ) {
+        let hub = shared_hub();
+        let config = hub.client_config(VERSIONS[version]);
+        let mut pair = if before_handshake {
+            Pair::new(hub, &config, usize::MAX)
+        } else {
+            Pair::opened(hub, &config, usize::MAX)
+        };
+        pair.client.writer().write_all(&pattern(3000)).unwrap();
+        let mut bytes = Vec::new();
+        while pair.client.wants_write() {
+            pair.client.write_tls(&mut bytes).unwrap();
+        }
+        damages.iter().for_each(|damage| apply(&mut bytes, damage));
+        let (mut wire, mut received) = (Vec::new(), Vec::new());
+        for chunk in bytes.chunks(chunk) {
+            if give(&mut pair.session, chunk, &mut wire, &mut received).is_err() {
+                prop_assert!(!pair.session.is_open());
+                break;
+            }
+            prop_assert!(pair.session.carried().len() <= CARRY_BYTES_MAX);
+        }
+        prop_assert!(received.len() <= 3000);
+        prop_assert_eq!(&received[..], &pattern(3000)[..received.len()]);
+        let _ = pair.session.seal(b"still here", &mut wire);
+        pair.session.close(&mut wire);
+    }
+}
+
+/// Making certificates takes longer than the cases do.
+fn shared_hub() -> &'static Hub {
+    static HUB: std::sync::OnceLock<Hub> = std::sync::OnceLock::new();
+    HUB.get_or_init(Hub::new)
 }
