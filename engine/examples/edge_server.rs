@@ -59,5 +59,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             hub.put_checkpoint(report.partition, GROUP, last)?;
         }
     }
+    hub.close();
     Ok(())
 }

@@ -237,6 +237,13 @@ impl Hub {
         self.run_jobs();
     }
 
+    /// Close the hub: what there is becomes durable, and the next opening has nothing to look for. A hub that is just
+    /// dropped loses nothing that was answered either; its next opening reads the last segment of each log once.
+    pub fn close(mut self) {
+        self.shard.close(now(self.started));
+        self.tick();
+    }
+
     /// What happened since the last call.
     pub fn poll_monitor(&mut self) -> Option<MonitorEvent> {
         self.shard.poll_monitor()

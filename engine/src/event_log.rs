@@ -46,6 +46,13 @@ pub trait EventLog {
     /// [`ReadError`] when the place cannot be told because of damage.
     fn seek_time(&mut self, time_ms: u64) -> Result<Option<SequenceNumber>, ReadError>;
 
+    /// Take nothing more, make what there is durable, and leave the log so that the next opening has nothing to look for.
+    /// Carried out by [`EventLog::poll`], done when [`EventLog::is_closed`]. Reading goes on.
+    fn close(&mut self);
+
+    /// Whether it is closed, or has failed and will never be.
+    fn is_closed(&self) -> bool;
+
     /// When [`EventLog::poll`] wants to be called again without other cause, on the monotonic clock.
     fn next_timeout_ms(&self) -> Option<u64>;
 }
@@ -160,4 +167,6 @@ pub enum SubmitError {
     },
     /// The log has failed.
     Failed,
+    /// The log is closed.
+    Closed,
 }

@@ -57,6 +57,12 @@ pub enum PartitionFault {
         /// The next whole one.
         resume: u64,
     },
+    /// A record of the journal should be there and cannot be loaded.
+    #[error("the journal's record {offset} cannot be loaded")]
+    JournalUnreadable {
+        /// Which.
+        offset: u64,
+    },
     /// The policies of a new hub could not be put down.
     #[error("the first policies cannot be stored: {0}")]
     FirstPolicies(EngineError),

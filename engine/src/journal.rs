@@ -101,7 +101,10 @@ impl<S: Storage> Journal<S> {
                     }
                 }
                 Ok(segment_log::Read::Pending) => {
-                    perform(&mut log, &mut storage, |action| matches!(action, LogAction::Load { .. }));
+                    let load = |action: &LogAction<S::Buffer>| matches!(action, LogAction::Load { .. });
+                    if perform(&mut log, &mut storage, load) == 0 {
+                        return Err(PartitionFault::JournalUnreadable { offset: at });
+                    }
                 }
                 Ok(segment_log::Read::End) => break,
                 Err(segment_log::ReadError::Damaged { first, resume }) => {
@@ -275,6 +278,16 @@ impl<S: Storage> Journal<S> {
         })
     }
 
+    /// Take nothing more, make what there is durable, and leave nothing for the next opening to look for.
+    pub fn close(&mut self) {
+        self.log.close();
+    }
+
+    /// Whether it is closed, or has failed and will never be.
+    pub fn is_closed(&self) -> bool {
+        self.log.is_closed()
+    }
+
     /// When to poll again without other cause.
     pub fn next_timeout_ms(&self) -> Option<u64> {
         self.log.next_tick_ms()
@@ -302,17 +315,21 @@ pub(crate) fn prepare_first<S: Storage>(log: &mut Log<S::Buffer>, storage: &mut 
 }
 
 /// Carry out what the log asks for, up to and with the first action that `is_last`. Blocks: only while a partition opens.
+/// How many actions there were.
 fn perform<S: Storage>(
     log: &mut Log<S::Buffer>,
     storage: &mut S,
     is_last: impl Fn(&LogAction<S::Buffer>) -> bool,
-) {
+) -> usize {
+    let mut count = 0;
     while let Some(action) = log.poll_action() {
         let (id, was_last) = (action.id(), is_last(&action));
         let result = storage.perform(action);
         log.handle_done(LogDone { id, result });
+        count += 1;
         if was_last {
             break;
         }
     }
+    count
 }

@@ -51,7 +51,8 @@ impl<S: Storage> EventLog for LocalLog<S> {
         let first = self.log.append(records, time_ms).map_err(|error| match error {
             AppendError::Busy => SubmitError::Busy,
             AppendError::NoSpace => SubmitError::Full,
-            AppendError::Latched | AppendError::Closed => SubmitError::Failed,
+            AppendError::Latched => SubmitError::Failed,
+            AppendError::Closed => SubmitError::Closed,
             AppendError::TooLarge { bytes, bytes_max } => {
                 SubmitError::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
             }
@@ -144,6 +145,14 @@ impl<S: Storage> EventLog for LocalLog<S> {
             segment_log::Seek::At(offset) => Ok(Some(SequenceNumber(offset.0))),
             segment_log::Seek::Pending => Ok(None),
         }
+    }
+
+    fn close(&mut self) {
+        self.log.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.log.is_closed()
     }
 
     fn next_timeout_ms(&self) -> Option<u64> {

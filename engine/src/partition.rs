@@ -47,6 +47,7 @@ pub(crate) struct Partition<E: EventLog, S: Storage> {
     last_enqueued_ms: u64,
     flushes: Vec<Flush>,
     jobs: VecDeque<Job>,
+    is_closing: bool,
     /// Made, and adopted once it is stored.
     snapshot_file: Option<SnapshotFile>,
 }
@@ -191,9 +192,21 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         }
         self.release_answers(turn);
         self.release_flushes(turn);
-        if self.journal.snapshot_is_due() {
+        if self.journal.snapshot_is_due() && !self.is_closing {
             self.begin_snapshot();
         }
+    }
+
+    /// Take no more changes and events, and close both logs.
+    pub fn close(&mut self) {
+        self.is_closing = true;
+        self.events.close();
+        self.journal.close();
+    }
+
+    /// Whether both logs are closed.
+    pub fn is_closed(&self) -> bool {
+        self.events.is_closed() && self.journal.is_closed()
     }
 
     /// Work for another thread.
@@ -299,7 +312,8 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     fn release_flushes(&mut self, turn: &mut Turn<'_>) {
         let (durable, next) = (self.journal.durable(), self.events.bounds().next);
         let failed = self.journal.has_failed() || self.events_failed;
-        let snapshot = self.journal.snapshot_is_under_way() || self.journal.snapshot_is_due();
+        let snapshot =
+            !self.is_closing && (self.journal.snapshot_is_under_way() || self.journal.snapshot_is_due());
         self.flushes.retain(|flush| {
             if failed {
                 turn.out.fail(flush.caller, EngineError::StorageFailed);

@@ -129,6 +129,21 @@ impl<S: Storage> Shard<S> {
         self.for_each(now, |partition, turn| partition.poll(turn));
     }
 
+    /// A clean stop begins: no log takes anything any more, what there is becomes durable and each log is sealed, so that
+    /// the next opening scans nothing. Goes on with each [`Shard::poll`] until [`Shard::is_closed`]. Best after a
+    /// [`Request::Flush`] of each partition; a shard that is just dropped loses nothing that was answered either.
+    pub fn close(&mut self, now: Now) {
+        self.for_each(now, |partition, _| partition.close());
+    }
+
+    /// Whether every log is closed, or has failed and will never be.
+    pub fn is_closed(&self) -> bool {
+        self.partitions.iter().all(|place| match place {
+            Place::Serving(partition) => partition.is_closed(),
+            _ => true,
+        })
+    }
+
     /// The next answer.
     pub fn poll_reply(&mut self) -> Option<(Caller, Reply)> {
         self.out.replies.pop_front()

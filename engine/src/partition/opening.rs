@@ -102,6 +102,7 @@ fn try_open<S: Storage>(
         events_failed: false,
         flushes: Vec::new(),
         jobs: Default::default(),
+        is_closing: false,
         snapshot_file: None,
     };
     if id == HUB_PARTITION && partition.store.policies().is_empty() {

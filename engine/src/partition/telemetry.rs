@@ -76,6 +76,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             SubmitError::Full => EngineError::StorageFull,
             SubmitError::TooLarge { bytes, bytes_max } => EngineError::EventTooLarge { bytes, bytes_max },
             SubmitError::Failed => EngineError::StorageFailed,
+            SubmitError::Closed => EngineError::Stopping,
         })?;
         session.last_activity_ms = turn.now.wall_ms;
         self.appends.push_back(PendingAppend { ticket, caller, event_count, bytes, time_ms });

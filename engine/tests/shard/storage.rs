@@ -325,6 +325,28 @@ fn the_journal_is_cut_by_snapshots_and_a_flush_waits_for_them() {
 }
 
 #[test]
+fn a_journal_much_longer_than_what_is_loaded_at_once_is_replayed_whole() {
+    let mut settings = config(1);
+    settings.snapshot_due_bytes = u64::MAX;
+    settings.journal.load_bytes = 4096;
+    let mut world = World::open(SimDisk::new(3), settings, World::new(1).now);
+    world.create(0);
+    let reason = |round: u32| Some(format!("{round:0>100}"));
+    for round in 0..6000 {
+        let draft = DeviceDraft { status_reason: reason(round), ..DeviceDraft::new(device(0)) };
+        world.send(connection(9), Request::UpdateDevice { draft, if_match: IfMatch::Any });
+        if round % 20 == 0 {
+            world.settle();
+        }
+    }
+    world.settle();
+    assert!(world.replies.values().all(|reply| matches!(reply, Reply::Device(_))));
+    let mut world = world.kill();
+    world.assert_healthy();
+    assert_eq!(world.find(0).unwrap().status_reason, reason(5999));
+}
+
+#[test]
 fn a_snapshot_never_knows_what_the_journal_can_still_lose() {
     let update = |world: &mut World, round: u64| {
         let draft = DeviceDraft { status_reason: Some(format!("{round}")), ..DeviceDraft::new(device(0)) };
@@ -361,6 +383,31 @@ fn a_snapshot_never_knows_what_the_journal_can_still_lose() {
         world.assert_healthy();
         assert_eq!(world.find(0).unwrap().status_reason.as_deref(), Some("119"), "seed {seed}");
     }
+}
+
+#[test]
+fn a_closed_shard_has_answered_everything_and_leaves_nothing_to_look_for() {
+    let mut world = World::new(2);
+    world.create(0);
+    let session = world.attach(connection(1), 0);
+    world.disk.set_delayed(true);
+    let appended = world.send_events(connection(1), session, &[b"last".to_vec()]);
+    let created = world.send(connection(9), Request::CreateDevice(DeviceDraft::new(device(1))));
+    world.shard.close(world.now);
+    assert!(!world.shard.is_closed());
+    let late = world.send_events(connection(1), session, &[b"late".to_vec()]);
+    assert!(matches!(world.take(late), Some(Reply::Failed(EngineError::Stopping))));
+    world.settle();
+    assert!(world.shard.is_closed());
+    assert!(matches!(world.take(appended), Some(Reply::Appended { .. })));
+    assert!(matches!(world.take(created), Some(Reply::Device(_))));
+    let mut world = world.cut_power(1);
+    world.assert_healthy();
+    for report in &world.reports {
+        let findings = |log: &Option<segment_log::RecoveryReport>| log.as_ref().unwrap().findings.clone();
+        assert_eq!((findings(&report.events), findings(&report.journal)), (vec![], vec![]));
+    }
+    assert!(world.find(1).is_some());
 }
 
 #[test]
