@@ -73,6 +73,12 @@ impl Peer {
         self.phase = Phase::Finished;
     }
 
+    fn finish_unless(&mut self, goes_on: bool) {
+        if !goes_on {
+            self.finish();
+        }
+    }
+
     /// Whether a SASL verdict was given since the last call.
     pub fn take_verdict_given(&mut self) -> bool {
         self.login.take_verdict_given()
@@ -122,9 +128,8 @@ impl Peer {
     pub fn handle_event(&mut self, turn: &mut Turn<'_, '_>, event: Event<'_>) {
         match event {
             Event::SaslInit { mechanism, response, .. } => {
-                if !self.login.handle_init(turn, mechanism, response) {
-                    self.phase = Phase::Finished;
-                }
+                let goes_on = self.login.handle_init(turn, mechanism, response);
+                self.finish_unless(goes_on);
             }
             Event::Attached { link, session, attach } => self.handle_attach(turn, link, session, &attach),
             Event::Flow { link, .. } if self.readers.owns(link) => self.readers.handle_flow(turn, link),
@@ -245,9 +250,8 @@ impl Peer {
     pub fn handle_reply(&mut self, turn: &mut Turn<'_, '_>, pending: Pending, reply: Reply) {
         match pending {
             Pending::Login { plain, rest } => {
-                if !self.login.handle_reply(turn, plain, rest, reply) {
-                    self.phase = Phase::Finished;
-                }
+                let goes_on = self.login.handle_reply(turn, plain, rest, reply);
+                self.finish_unless(goes_on);
             }
             Pending::PutToken(ticket) => cbs::handle_reply(&mut self.nodes, turn, ticket, reply),
             Pending::ManagementToken(ticket, operation) => {
