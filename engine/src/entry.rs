@@ -156,6 +156,8 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
     use registry::{DataKey, DeviceId};
 
     fn sealer() -> KeySealer {
@@ -208,5 +210,18 @@ mod tests {
         assert_eq!(decode_extra(&[]), Ok((0, Checkpoints::default())));
         assert_eq!(decode_extra(&bytes[..bytes.len() - 1]), Err(EntryError::Length));
         assert_eq!(decode_extra(&[3]), Err(EntryError::Version(3)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0..5_u8) {
+            let _ = decode_extra(&bytes);
+            let entry = [&[kind], &bytes[..]].concat();
+            if let Ok(decoded) = Entry::decode(&entry, &sealer()) {
+                prop_assert_eq!(encode(&decoded), entry);
+            }
+        }
     }
 }

@@ -165,6 +165,8 @@ pub enum EventError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     fn stored(annotations: &[u8], message: &[u8]) -> Vec<u8> {
         let stamp = Stamp {
@@ -220,5 +222,24 @@ mod tests {
         assert_eq!(decode(&with(2, 0)), Err(EventError::Code(0)));
         assert_eq!(decode(&with(EVENT_HEADER_BYTES, 0xff)), Err(EventError::DeviceId));
         assert_eq!(decode(&with(11, 0xff)), Err(EventError::Cut));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_bytes_make_decoding_panic(
+            mut record in prop::collection::vec(any::<u8>(), 0..64),
+            is_plausible in any::<bool>(),
+        ) {
+            if is_plausible && record.len() >= 4 {
+                record[..3].copy_from_slice(&[VERSION, 0, 1]);
+                record[3] %= 32;
+            }
+            if let Ok(event) = StoredEvent::decode(SequenceNumber(1), 2, &record) {
+                let parts = event.device.len() + event.annotations.len() + event.message.len();
+                prop_assert_eq!(EVENT_HEADER_BYTES + parts, record.len());
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use engine::Now;
 use engine::request::*;
 use registry::{ConsumerGroupId, DeviceStatus};
-use segment_log::storage::sim::SimDisk;
+use segment_log::storage::sim::{PowerCut, SimDisk};
 
 use crate::checker::{Checker, DEVICES, Thing, group_name, reason};
 use crate::world::{START_MS, World, config, connection, device};
@@ -116,4 +116,37 @@ fn cut_everywhere(start: u64, stride: usize) {
 #[test]
 fn whatever_was_answered_survives_a_power_cut_at_every_operation() {
     cut_everywhere(0, 1);
+}
+
+#[test]
+fn the_power_may_go_again_while_the_shard_recovers() {
+    let disk = SimDisk::new(5);
+    workload(disk.clone());
+    let operations = disk.operation_count();
+    for first_cut in [operations / 5, operations / 2, operations - 3] {
+        let crashed = || {
+            let disk = SimDisk::new(5);
+            disk.cut_power_at(first_cut);
+            let (world, checker) = workload(disk);
+            (
+                world.disk.after_power_cut(PowerCut { seed: first_cut, sector_bytes: 512, garbage: true }),
+                checker,
+            )
+        };
+        let now = Now { wall_ms: START_MS + 10_000, mono_ms: 0 };
+        let (disk, _) = crashed();
+        let before = disk.operation_count();
+        World::open(disk.clone(), config(PARTITIONS), now).settle();
+        let recovery = before..disk.operation_count();
+        assert!(recovery.end > recovery.start, "recovery writes");
+        for operation in recovery {
+            let (disk, mut checker) = crashed();
+            disk.cut_power_at(operation);
+            let mut world = World::open(disk, config(PARTITIONS), now);
+            world.settle();
+            assert!(world.disk.is_power_off());
+            let mut world = world.cut_power(operation);
+            checker.verify(&mut world);
+        }
+    }
 }
