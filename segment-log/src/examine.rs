@@ -174,10 +174,6 @@ impl<'a, S: Storage> Examination<'a, S> {
         if let Some(trailer) =
             probe.trailer.filter(|trailer| self.known_end.is_none_or(|end| end == trailer.end))
         {
-            if header.bytes == probe.file.bytes {
-                // A file that was not shortened may show its footer before the sync that made all of it durable.
-                self.storage.perform(LogAction::Sync { id: UNASKED, segment: probe.file.number })?;
-            }
             return Ok(Piece::Segment(Segment::sealed(&trailer), Vec::new()));
         }
         let number = probe.file.number;
@@ -225,6 +221,9 @@ impl<'a, S: Storage> Examination<'a, S> {
             let (buffer, bytes) = (Rc::new(buffer), BLOCK_BYTES);
             actions.push(LogAction::Write { id, segment: number, position, buffer, bytes });
         }
+        // All that the footer speaks of is durable before there is one: in a file that is not shortened, the footer alone may
+        // survive a power cut, and it is believed.
+        actions.push(LogAction::Sync { id, segment: number });
         actions.push(LogAction::Seal { id, segment: number, file_bytes, footer: Rc::new(footer) });
         for action in actions {
             match self.storage.perform(action) {

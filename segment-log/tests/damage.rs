@@ -419,8 +419,8 @@ fn inspection_reads_everything_and_changes_nothing() {
         file[middle..middle + 512].fill(0);
     });
     let before: Vec<_> = disk.files(DIRECTORY);
-    let operations = disk.operation_count();
     let mut storage = disk.storage(DIRECTORY);
+    let operations = disk.operation_count();
     let found = segment_log::inspect(&mut storage).unwrap();
     assert_eq!((disk.files(DIRECTORY), disk.operation_count()), (before, operations));
     let newest = found.iter().rfind(|segment| segment.first.is_some()).unwrap();

@@ -121,27 +121,32 @@ fn a_power_cut_at_every_step_of_a_recovery_loses_nothing_either() {
     let config = tiny();
     let whole = SimDisk::new(1);
     workload(&whole, &config, &mut Model::default());
-    // A spread of first cuts; the second one at each step of the recovery from the first.
-    for at in (0..whole.operation_count()).step_by(17) {
+    // A spread of first ends, by a power cut or by a kill that leaves unsynced writes to be found; then the power goes at each
+    // step of the recovery.
+    for at in (0..whole.operation_count()).step_by(7) {
         let disk = SimDisk::new(1);
         disk.cut_power_at(at);
         let mut model = Model::default();
         workload(&disk, &config, &mut model);
         let first_cut = PowerCut { seed: at, sector_bytes: 512, garbage: true };
-        for second in 0.. {
-            let disk = disk.after_power_cut(first_cut);
-            disk.cut_power_at(second);
-            let mut storage = disk.storage(DIRECTORY);
-            match Log::open(&mut storage, config.clone(), Now::default(), second) {
-                Ok(_) if !disk.is_power_off() => break,
-                Ok(_) | Err(OpenError::Storage(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-            for cut in cuts(second) {
-                let left = disk.after_power_cut(cut);
-                let context = format!("cut at {at}, then at {second} of the recovery, {cut:?}");
-                let (model, config) = (model.clone(), config.clone());
-                with_context(&context, move || check(&left, &config, model, second + 500));
+        for killed in [false, true] {
+            for second in 0.. {
+                let disk = if killed { disk.after_kill(at) } else { disk.after_power_cut(first_cut) };
+                disk.cut_power_at(second);
+                let mut storage = disk.storage(DIRECTORY);
+                match Log::open(&mut storage, config.clone(), Now::default(), second) {
+                    Ok(_) if !disk.is_power_off() => break,
+                    Ok(_) | Err(OpenError::Storage(_)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                for cut in cuts(second).into_iter().chain(cuts(at * 31 + second)) {
+                    let left = disk.after_power_cut(cut);
+                    let context = format!(
+                        "ended at {at} (killed: {killed}), then at {second} of the recovery, {cut:?}"
+                    );
+                    let (model, config) = (model.clone(), config.clone());
+                    with_context(&context, move || check(&left, &config, model, second + 500));
+                }
             }
         }
     }

@@ -46,8 +46,11 @@ pub trait Directory {
     fn sync_names(&mut self) -> Result<(), StorageError>;
 }
 
-/// At the start: remove what a crash left half made. Segments stay, and so do retired files within
-/// [`FREE_FILES_MAX`].
+/// At the start: remove what a crash left half made, and make durable what names the last process left. Segments stay, and so
+/// do retired files within [`FREE_FILES_MAX`].
+///
+/// Without the sync, a power cut later could bring back a name from before the start: that of a retired segment, whose file
+/// has been written over since, or a replaced file's old content, by which nothing was decided any more.
 pub fn clean<D: Directory>(directory: &mut D) -> Result<(), StorageError> {
     let mut kept_free = 0;
     for (name, _) in directory.names()? {
@@ -58,7 +61,7 @@ pub fn clean<D: Directory>(directory: &mut D) -> Result<(), StorageError> {
             directory.unlink(&name)?;
         }
     }
-    Ok(())
+    directory.sync_names()
 }
 
 /// Make a segment's file: recycle or create, allocate, write the header, sync, rename, sync the directory.
