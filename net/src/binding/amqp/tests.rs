@@ -1,6 +1,7 @@
 //! The binding face to face with a client machine: over a scripted engine, and over a real shard on a simulated disk.
 
 mod deliveries;
+mod hostile;
 mod hub;
 mod power_cut;
 mod readers;

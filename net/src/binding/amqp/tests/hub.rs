@@ -218,11 +218,17 @@ impl Hub {
 
     /// A new connection without SASL; its number.
     pub fn connect(&mut self) -> usize {
+        let wire = self.accept();
+        self.run();
+        wire
+    }
+
+    /// A new connection that has said nothing yet.
+    pub fn accept(&mut self) -> usize {
         let Self { shard, info, now, wires, .. } = self;
         let mut way = Way(shard, *now);
         let mut world = World { door: &mut way, hub: info, now: *now };
         wires.push(Wire::new(wires.len() as u32, SaslRole::Absent, &mut world));
-        self.run();
         self.wires.len() - 1
     }
 

@@ -47,6 +47,8 @@ pub struct Wire {
     pub client: Connection,
     inbound: Inbound,
     to_hub: Vec<u8>,
+    /// Everything that the client has said.
+    pub said: Vec<u8>,
     /// What the binding has said and the client has not read, while it does not read.
     unread: Vec<u8>,
     /// Whether the client reads.
@@ -78,6 +80,7 @@ impl Wire {
             client,
             inbound: Inbound::default(),
             to_hub,
+            said: Vec::new(),
             unread: Vec::new(),
             reads: true,
             seen: VecDeque::new(),
@@ -105,9 +108,15 @@ impl Wire {
                     "input was left though it was wanted"
                 );
             }
+            wire.said.extend_from_slice(&bytes[..bytes.len() - rest.len()]);
             wire.to_hub = rest.to_vec();
             rest.len() < bytes.len()
         }) | (self.unread.len() < pending)
+    }
+
+    /// Say these bytes in place of the client's own.
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.to_hub = bytes.to_vec();
     }
 
     /// Hand a reply over.
