@@ -14,6 +14,7 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use registry::DataKey;
 use rustix::fs::{FlockOperation, flock};
@@ -27,6 +28,10 @@ const VERSION: u32 = 1;
 
 /// Most bytes read from a key's file or descriptor: its base64 text with some white space.
 const KEY_FILE_BYTES_MAX: u64 = 256;
+
+/// How often and how long apart the lock is tried.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
 
 /// What went wrong with the data directory.
 #[derive(Debug, thiserror::Error)]
@@ -163,14 +168,20 @@ impl DataDir {
             .mode(0o600)
             .open(&path)
             .map_err(at(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let run = read_run(&root).ok().flatten();
-                let process = run.map_or_else(|| "unknown".to_string(), |run| run.pid.to_string());
-                return Err(DataDirError::InUse { path: root, process });
+        // A command that looks whether a hub runs holds the lock for a moment.
+        let mut tries = LOCK_TRIES;
+        loop {
+            tries -= 1;
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if tries > 0 => std::thread::sleep(LOCK_PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let run = read_run(&root).ok().flatten();
+                    let process = run.map_or_else(|| "unknown".to_string(), |run| run.pid.to_string());
+                    return Err(DataDirError::InUse { path: root, process });
+                }
+                Err(error) => return Err(at(&path)(error.into())),
             }
-            Err(error) => return Err(at(&path)(error.into())),
         }
         let this = Self { root, _lock: lock };
         // Left by a run that was killed.

@@ -53,19 +53,45 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Make a directory, and those above it, for its owner alone; one that is there keeps its permissions.
+/// Make a directory, and those above it, for its owner alone; one that is there keeps its permissions. What was made is
+/// durable when this returns: what is written into it later would else be lost with its name.
 ///
 /// # Errors
 ///
 /// Whatever the file system says.
 pub fn create_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    // The parent of a plain name is the empty path, which means here.
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result?,
+    }
+    File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn directories_are_made_with_those_above_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/c");
+        create_directory(&path).unwrap();
+        create_directory(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::write(directory.path().join("file"), "").unwrap();
+        assert!(create_directory(&directory.path().join("file")).is_err());
+        assert!(create_directory(&directory.path().join("file/below")).is_err());
+    }
 
     #[test]
     fn keys_are_for_their_owner_alone_whatever_was_there_before() {

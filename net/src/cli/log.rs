@@ -145,7 +145,7 @@ mod tests {
         let before: Vec<_> = std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()).collect();
         let mut logs = Vec::new();
         find_logs(directory.path(), DEPTH_MAX, &mut logs).unwrap();
-        assert_eq!(logs, [path.clone()]);
+        assert_eq!(logs, std::slice::from_ref(&path));
         let config = DiskConfig { read_only: true, ..DiskConfig::default() };
         let segments = inspect(&mut DiskStorage::open(&path, config).unwrap()).unwrap();
         let text = report(&path, &segments).unwrap();

@@ -33,25 +33,25 @@ impl Counter {
 
 /// [`Counters`] at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Connections accepted.
-    pub accepted: u64,
+    accepted: u64,
     /// Connections closed at once because there were as many as there may be.
-    pub refused_full: u64,
+    refused_full: u64,
     /// Times that no connection could be accepted: descriptors or memory were used up.
-    pub accept_failures: u64,
+    accept_failures: u64,
     /// Connections that ended before they said a word: no TLS, a bad certificate's alert, silence.
-    pub handshake_failures: u64,
+    handshake_failures: u64,
     /// Connections ended for breaking their protocol or its limits.
-    pub faults: u64,
+    faults: u64,
     /// Connections ended because they did not take what was sent to them.
-    pub stalled: u64,
+    stalled: u64,
     /// Connections ended by a panic: a defect of the hub.
-    pub panics: u64,
+    panics: u64,
     /// Bytes received, TLS included.
-    pub bytes_received: u64,
+    bytes_received: u64,
     /// Bytes sent, TLS included.
-    pub bytes_sent: u64,
+    bytes_sent: u64,
 }
 
 impl Counters {

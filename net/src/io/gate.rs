@@ -106,7 +106,7 @@ mod tests {
         gate.admit();
         assert!(!gate.is_asked(), "nobody there: the keeper sleeps");
         let mut tickets: Vec<Ticket> = (0..10).map(|_| Ticket::default()).collect();
-        let mut passed = |tickets: &mut Vec<Ticket>, range: std::ops::Range<usize>| {
+        let passed = |tickets: &mut Vec<Ticket>, range: std::ops::Range<usize>| {
             range
                 .map(|index| gate.poll_pass(&mut tickets[index], &task).is_ready())
                 .filter(|ready| *ready)

@@ -6,6 +6,5 @@ mod listener;
 mod pump;
 mod reserve;
 
-pub use counters::Counts;
 pub use listener::{Endpoint, Front, serve_core};
 pub use reserve::{ReserveError, reserve};
