@@ -436,3 +436,25 @@ fn inspection_reads_everything_and_changes_nothing() {
         found[1].damage.iter().map(|range| (range.first.0, range.resume.0)).collect();
     assert_eq!(inspected, read);
 }
+
+#[test]
+fn a_segment_of_zeros_in_the_middle_is_not_taken_for_an_unused_one() {
+    let (disk, model, config) = filled(true);
+    let name = segments(&disk)[1].0.clone();
+    disk.damage(DIRECTORY, &name, |file| {
+        // As prepared and never written to; but the segment behind it begins where records of this one ended.
+        let length = u64::from_le_bytes(file[32..40].try_into().unwrap()) as usize;
+        file[BLOCK..].fill(0);
+        file.resize(length, 0);
+    });
+    let (mut log, mut storage, report) = open(&disk, &config, 2);
+    let unreadable = report
+        .findings
+        .iter()
+        .any(|finding| matches!(finding, Finding::Damaged(range) if range.kind == DamageKind::Unreadable));
+    assert!(unreadable, "{:?}", report.findings);
+    assert!(check_partial(&mut log, &mut storage, &model) > 0);
+    assert_eq!(log.next().0, model.acknowledged);
+    assert!(segments(&disk).iter().any(|(there, _)| *there == name), "nothing is deleted");
+    goes_on(&mut log, &mut storage);
+}
