@@ -1,4 +1,5 @@
 //! Prints the figures of durable appends, for commits of several sizes.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
