@@ -1,4 +1,5 @@
 //! Decoding and encoding a message of 256 B with properties and three application properties.
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 

@@ -1,4 +1,5 @@
 //! Reading and verifying a SAS token against the two keys of a device.
+#![forbid(unsafe_code)]
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use registry::sas::{KeyForm, SasToken, sign};
