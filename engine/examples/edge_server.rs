@@ -3,6 +3,7 @@
 //! been checkpointed.
 //!
 //! `cargo run -p engine --example edge_server -- ./edge-data`
+#![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 

@@ -10,6 +10,7 @@
 //! 1 second
 //! kept 2
 //! ```
+#![forbid(unsafe_code)]
 
 use std::error::Error;
 use std::io::BufRead;

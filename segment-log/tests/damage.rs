@@ -1,4 +1,5 @@
 //! Damaged segments: the range is closed, said, and left as it is; all else stays readable.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The operating system's form: on the file system of the temporary directory (O_DIRECT where it has that), and on tmpfs.
+#![forbid(unsafe_code)]
 
 mod common;
 

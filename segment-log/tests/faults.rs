@@ -1,4 +1,5 @@
 //! Failed syncs, full disks, jumping clocks, slow disks, and what the log may cost.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Random operations against a plain model, with segments that roll every few records, actions that take their time and
 //! come back in any order, and reopening after a close, a kill and a power cut.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The power goes at every operation of a workload that changes the medium: what was acknowledged is never lost, a batch is
 //! whole or absent, nothing is invented; and the same when it goes again while the log recovers.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -12,7 +12,7 @@ function message(wanted) {
   for (const name of ['messageId', 'correlationId', 'userId', 'to', 'contentType', 'contentEncoding', 'ack', 'interfaceId']) {
     if (wanted[name] !== undefined) made[name] = wanted[name];
   }
-  if (wanted.expiryMs !== undefined) made.expiryTimeUtc = new Date(wanted.expiryMs);
+  if (wanted.expiryMs !== undefined) made.expiryTimeUtc = wanted.expiryMs;
   for (const [name, value] of Object.entries(wanted.properties || {})) made.properties.add(name, value);
   return made;
 }
@@ -35,10 +35,6 @@ serve({
     return results.map((result) => result.constructor.name);
   },
 
-  async sendBatch({ device, messages }) {
-    const result = await clients.get(device).client.sendEventBatch(messages.map(message));
-    return result.constructor.name;
-  },
 
   // `count` messages with a running number as body and property, at most `window` of them unanswered.
   async sendMany({ device, count, window }) {

@@ -126,7 +126,8 @@ pub struct EventSource {
     pub epoch: Option<i64>,
     /// Whether acceptance moves the group's checkpoint.
     pub checkpoints: bool,
-    /// How the client grants credit.
+    /// How the client grants credit. Where it does so by itself, it counts what it has accepted: a reader of settled
+    /// events gets no more than the first grant.
     pub credit: CreditMode,
 }
 
@@ -276,8 +277,12 @@ impl Peer {
         if wanted.checkpoints {
             builder = builder.add_desired_capabilities("corehub:checkpoint");
         }
-        let attaching = builder.attach(&mut self.session);
-        answer("attach for reading", attaching).await.map_err(|error| receiver_refusal(&error))
+        let attached = answer("attach for reading", builder.attach(&mut self.session)).await;
+        if attached.is_err() {
+            // This client answers a refusal twice, and its second detach must not meet the next link of the same handle.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        attached.map_err(|error| receiver_refusal(&error))
     }
 
     /// What `$management` says about a partition.

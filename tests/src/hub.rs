@@ -1,6 +1,6 @@
 //! The real program, run in a directory and on a loopback address of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use rustls::ClientConfig;
 use tempfile::TempDir;
 
-use crate::process::{Printed, signal, wait_for_exit};
+use crate::process::{Printed, signal, wait_for_exit, wait_until};
 use crate::sas::ConnectionString;
 use crate::service::Service;
 use crate::{fresh_directory, https};
@@ -147,6 +147,9 @@ impl Hub {
         running.child.kill().expect("the hub can be killed");
         running.child.wait().expect("the hub has ended");
         self.past.push(running.printed);
+        // The kernel takes a killed process's rings down, and the listeners in them, a moment after the process.
+        let gone = || TcpStream::connect((self.address, 5671)).is_err().then_some(());
+        wait_until(Duration::from_secs(5), gone).expect("a dead hub does not listen");
     }
 
     /// Send SIGKILL and leave the rest to [`Hub::kill`]; for a caller that shares the hub.
@@ -266,7 +269,7 @@ impl Drop for Hub {
 }
 
 fn says_ready(line: &str) -> bool {
-    line.to_ascii_lowercase().contains("ready")
+    line.starts_with("ready")
 }
 
 /// Where the program under test lies: beside the directory of the tests.

@@ -131,5 +131,5 @@ fn device_path(id: &str) -> String {
 }
 
 fn checkpoint_path(group: &str, partition: u16) -> String {
-    format!("/consumerGroups/{}/partitions/{partition}/checkpoint", escape(group))
+    format!("/consumerGroups/{}/checkpoints/{partition}", escape(group))
 }

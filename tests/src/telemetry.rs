@@ -2,18 +2,21 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fe2o3_amqp::link::SendError;
 use fe2o3_amqp::link::delivery::DeliveryFut;
+use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::types::messaging::{Batch, Data, Message, Outcome};
 use fe2o3_amqp::types::primitives::{Binary, Symbol, Value};
 use fe2o3_amqp::{Delivery, Receiver, Sendable, Sender};
+use tokio::sync::watch;
 
 use crate::amqp::{EventSource, Peer, answer, converse};
 use crate::history::{History, ReadEvent, body};
 use crate::hub::Hub;
+use crate::process::wait_until;
 use crate::service::{Device, Service};
 
 /// Message format of a batch whose data sections are messages.
@@ -45,87 +48,119 @@ fn bare_message(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Devices that send on one connection until the hub is gone or `enough` events of each are acknowledged; each keeps
-/// some transfers in flight. What is sent and acknowledged goes into `history`.
-pub async fn flood(hub: &Hub, devices: &[Device], history: &Arc<Mutex<History>>, enough: u64) {
-    let Ok(mut peer) = Peer::connect(hub, None).await else { return };
-    let mut senders = Vec::new();
-    for device in devices {
-        peer.authorize_device(hub, device).await;
-        senders.push((device.id.clone(), peer.telemetry(&device.id).await.expect("the device may send")));
+/// Devices under load: what they sent and were told, and whether it is over.
+#[derive(Debug)]
+pub struct Load {
+    history: Arc<Mutex<History>>,
+    over: watch::Sender<bool>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { history: Arc::default(), over: watch::Sender::new(false) }
     }
-    let tasks: Vec<_> = senders
-        .into_iter()
-        .map(|(device, sender)| tokio::spawn(flood_link(sender, device, Arc::clone(history), enough)))
-        .collect();
-    for task in tasks {
-        task.await.expect("no sender panics");
+}
+
+impl Load {
+    /// What was sent and acknowledged so far.
+    pub fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().expect("no holder panics")
     }
-    peer.close().await;
+
+    /// Devices that send on one connection until the hub ends it, the load is over or `enough` events of each are sent;
+    /// each keeps some transfers in flight.
+    pub async fn flood(&self, hub: &Hub, devices: &[Device], enough: u64) {
+        self.over.send_replace(false);
+        let mut peer = answer("connect", Peer::connect(hub, None)).await.expect("the hub takes connections");
+        let mut links = Vec::new();
+        for device in devices {
+            peer.authorize_device(hub, device).await;
+            let sender = peer.telemetry(&device.id).await.expect("the device may send");
+            let (history, over) = (Arc::clone(&self.history), self.over.subscribe());
+            links.push(Link { sender, device: device.id.clone(), history, over });
+        }
+        let tasks: Vec<_> = links.into_iter().map(|link| tokio::spawn(link.flood(enough))).collect();
+        for task in tasks {
+            task.await.expect("no sender panics");
+        }
+        peer.close().await;
+    }
+
+    /// Flood on a thread of its own, do `end` to the hub `life` after the first acknowledgement, and wait for the load's end.
+    pub fn flood_until(&self, hub: &Hub, devices: &[Device], life: Duration, end: impl FnOnce()) {
+        std::thread::scope(|scope| {
+            let before = self.history().acknowledged_count();
+            let load = scope.spawn(|| converse(self.flood(hub, devices, u64::MAX)));
+            let flows = || (self.history().acknowledged_count() > before).then_some(());
+            wait_until(Duration::from_secs(30), flows).expect("events are acknowledged");
+            std::thread::sleep(life);
+            end();
+            self.over.send_replace(true);
+            load.join().expect("the load ends with its hub");
+        });
+    }
 }
 
 type Settlement = DeliveryFut<Result<Outcome, SendError>>;
 
-async fn flood_link(mut sender: Sender, device: String, history: Arc<Mutex<History>>, enough: u64) {
-    let mut flying: VecDeque<(Range<u64>, Settlement)> = VecDeque::new();
-    let mut transfers = 0;
-    let mut events = 0;
-    while events < enough {
-        transfers += 1;
-        let count = if transfers % BATCH_EVERY == 0 { BATCH_EVENTS } else { 1 };
-        let numbers = history.lock().expect("no holder panics").send(&device, count);
-        let sent = if count == 1 {
-            sender.send_batchable(message(body(&device, numbers.start))).await
-        } else {
-            sender.send_batchable(batch(numbers.clone().map(|number| body(&device, number)))).await
-        };
-        let Ok(settlement) = sent else { break };
-        events += count;
-        flying.push_back((numbers, settlement));
-        while flying.len() >= WINDOW {
-            if !take_settlement(&mut flying, &device, &history).await {
-                break;
+/// One device's link under load.
+struct Link {
+    sender: Sender,
+    device: String,
+    history: Arc<Mutex<History>>,
+    over: watch::Receiver<bool>,
+}
+
+impl Link {
+    async fn flood(mut self, enough: u64) {
+        let mut flying: VecDeque<(Range<u64>, Settlement)> = VecDeque::new();
+        let mut over = self.over.clone();
+        tokio::select! {
+            () = self.send_all(&mut flying, enough) => {}
+            _ = over.wait_for(|&over| over) => {}
+        }
+        // What was accepted before the end counts. Of a dead connection no word comes any more: what is there, is there.
+        let patience = if *over.borrow() { Duration::from_millis(1) } else { Duration::from_secs(10) };
+        while let Some((numbers, settlement)) = flying.pop_front() {
+            if let Ok(Ok(Outcome::Accepted(_))) = tokio::time::timeout(patience, settlement).await {
+                self.acknowledge(numbers);
+            }
+        }
+        // The link may be gone already.
+        let _ = tokio::time::timeout(patience, self.sender.close()).await;
+    }
+
+    async fn send_all(&mut self, flying: &mut VecDeque<(Range<u64>, Settlement)>, enough: u64) {
+        let mut events = 0;
+        for transfer in 1.. {
+            let count = if transfer % BATCH_EVERY == 0 { BATCH_EVENTS } else { 1 };
+            let numbers = self.history.lock().expect("no holder panics").send(&self.device, count);
+            let sent = if count == 1 {
+                self.sender.send_batchable(message(body(&self.device, numbers.start))).await
+            } else {
+                let bodies = numbers.clone().map(|number| body(&self.device, number));
+                self.sender.send_batchable(batch(bodies)).await
+            };
+            let Ok(settlement) = sent else { return };
+            flying.push_back((numbers, settlement));
+            events += count;
+            if events >= enough {
+                return;
+            }
+            if flying.len() >= WINDOW {
+                // Waited for in its place, so that it is not lost should the wait be given up.
+                let (_, settlement) = flying.front_mut().expect("the window is not empty");
+                let outcome = settlement.await;
+                let (numbers, _) = flying.pop_front().expect("it is still there");
+                let Ok(Outcome::Accepted(_)) = outcome else { return };
+                self.acknowledge(numbers);
             }
         }
     }
-    // What was accepted before the end counts, also where the end is known already.
-    while !flying.is_empty() {
-        take_settlement(&mut flying, &device, &history).await;
-    }
-    // The link may be gone already.
-    let _ = tokio::time::timeout(Duration::from_secs(5), sender.close()).await;
-}
 
-/// Whether the oldest transfer was accepted.
-async fn take_settlement(
-    flying: &mut VecDeque<(Range<u64>, Settlement)>,
-    device: &str,
-    history: &Arc<Mutex<History>>,
-) -> bool {
-    let Some((numbers, settlement)) = flying.pop_front() else { return false };
-    match settlement.await {
-        Ok(Outcome::Accepted(_)) => {
-            history.lock().expect("no holder panics").acknowledge(device, numbers);
-            true
-        }
-        _ => false,
+    fn acknowledge(&self, numbers: Range<u64>) {
+        self.history.lock().expect("no holder panics").acknowledge(&self.device, numbers);
     }
-}
-
-/// Flood on a thread of its own, so that the caller can kill the hub meanwhile.
-pub fn flood_until_killed(hub: &mut Hub, devices: &[Device], history: &Arc<Mutex<History>>, life: Duration) {
-    std::thread::scope(|scope| {
-        let target: &Hub = hub;
-        let load = scope.spawn(|| converse(flood(target, devices, history, u64::MAX)));
-        let before = history.lock().expect("no holder panics").acknowledged_count();
-        let flows = || history.lock().expect("no holder panics").acknowledged_count() > before;
-        crate::process::wait_until(Duration::from_secs(30), || flows().then_some(()))
-            .expect("events are acknowledged");
-        std::thread::sleep(life);
-        target.kill_process();
-        load.join().expect("the load ends with its hub");
-    });
-    hub.kill();
 }
 
 /// Everything stored behind what `events` holds already is added to it, partition by partition.
@@ -143,19 +178,24 @@ pub async fn read_all(hub: &Hub, service: &Service, partition_count: u16, events
             Some(number) => EventSource::behind(partition, number),
             None => EventSource::oldest(partition),
         };
+        let source = EventSource { credit: CreditMode::Manual, ..source };
         let mut receiver = peer.events(&source).await.expect("the policy may read");
-        loop {
-            let event = receive(&mut receiver, partition).await;
-            let sequence = event.sequence;
-            events.push(event);
-            if sequence >= last {
-                break;
+        let wanted = last + 1 - known.map_or(0, |number| number + 1);
+        for count in 0..wanted {
+            // In portions: this client opens its session's window again only when it writes a flow.
+            if count % CREDIT_PORTION == 0 {
+                let credit = CREDIT_PORTION.min(wanted - count) as u32;
+                receiver.set_credit(credit).await.expect("an attached link");
             }
+            events.push(receive(&mut receiver, partition).await);
         }
         receiver.close().await.expect("a reader can be closed");
     }
     peer.close().await;
 }
+
+/// Events that a reader asks for at a time; well below the client's session window of 2048.
+const CREDIT_PORTION: u64 = 500;
 
 /// The next event of a reader.
 pub async fn receive(receiver: &mut Receiver, partition: u16) -> ReadEvent {

@@ -1,17 +1,16 @@
 //! The real program on a disk that forgets what was not synced: after every cut all that was acknowledged is there.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tests::amqp::converse;
 use tests::disk::mounted::ForgetfulDisk;
-use tests::history::{History, ReadEvent};
+use tests::history::ReadEvent;
 use tests::hub::{Hub, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
 use tests::service::Device;
-use tests::telemetry::{flood, read_all};
-use tests::{process, skip};
+use tests::skip;
+use tests::telemetry::{Load, read_all};
 
 const DEVICE_COUNT: usize = 6;
 
@@ -20,7 +19,7 @@ struct Bench {
     disk: ForgetfulDisk,
     hub: Hub,
     devices: Vec<Device>,
-    history: Arc<Mutex<History>>,
+    load: Load,
     events: Vec<ReadEvent>,
 }
 
@@ -36,28 +35,17 @@ impl Bench {
         let hub = Hub::start_in(&disk.path().join("data"), &["--cores", "1"]);
         let service = hub.service();
         let devices = (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
-        Some(Self { disk, hub, devices, history: Arc::default(), events: Vec::new() })
+        Some(Self { disk, hub, devices, load: Load::default(), events: Vec::new() })
     }
 
     /// Load, and in the middle of it the power goes.
     fn cut_under_load(&mut self, life: Duration) {
-        let before = self.acknowledged_count();
-        std::thread::scope(|scope| {
-            let (hub, devices, history) = (&self.hub, &self.devices, &self.history);
-            let load = scope.spawn(move || converse(flood(hub, devices, history, u64::MAX)));
-            let flows = || (self.acknowledged_count() > before).then_some(());
-            process::wait_until(Duration::from_secs(30), flows).expect("events are acknowledged");
-            std::thread::sleep(life);
+        self.load.flood_until(&self.hub, &self.devices, life, || {
             self.disk.cut();
             self.hub.kill_process();
-            load.join().expect("the load ends with its hub");
         });
         self.hub.kill();
         self.disk.restore();
-    }
-
-    fn acknowledged_count(&self) -> u64 {
-        self.history.lock().expect("no holder panics").acknowledged_count()
     }
 
     fn read_everything(&mut self) {
@@ -77,7 +65,7 @@ fn what_was_acknowledged_survives_every_cut() {
             bench.hub.set_arguments(&["--cores", cores]);
             bench.hub.run();
             bench.read_everything();
-            bench.history.lock().expect("no holder panics").check(&bench.events);
+            bench.load.history().check(&bench.events);
             // A device made before the cut is there after it.
             let service = bench.hub.service();
             assert_eq!(
@@ -86,7 +74,7 @@ fn what_was_acknowledged_survives_every_cut() {
             );
         }
         assert!(bench.disk.sync_count() > 0);
-        assert!(bench.acknowledged_count() > 100, "the load was too small to mean anything");
+        assert!(bench.load.history().acknowledged_count() > 100, "the load was too small to mean anything");
     });
 }
 
@@ -104,7 +92,7 @@ fn a_lying_disk_is_noticed() {
             return;
         }
         bench.read_everything();
-        let faults = bench.history.lock().expect("no holder panics").faults(&bench.events);
+        let faults = bench.load.history().faults(&bench.events);
         assert!(
             faults.iter().any(|fault| fault.contains("lost")),
             "nothing was lost on a disk that does not sync"

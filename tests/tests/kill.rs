@@ -2,14 +2,12 @@
 //! twice, none invented, with one core and with two in turn.
 #![forbid(unsafe_code)]
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tests::amqp::converse;
-use tests::history::History;
 use tests::hub::{Hub, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
-use tests::telemetry::{flood_until_killed, read_all};
+use tests::telemetry::{Load, read_all};
 
 /// Kills in an ordinary run; `COREHUB_KILL_COUNT` asks for another number.
 const KILL_COUNT: u64 = 30;
@@ -26,24 +24,25 @@ fn nothing_acknowledged_is_lost() {
         let service = hub.service();
         let devices: Vec<_> =
             (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
-        let history = Arc::new(Mutex::new(History::default()));
+        let load = Load::default();
         let mut events = Vec::new();
         for kill in 0..kill_count {
             // From the first acknowledgement to half a second of load, in no order.
             let life = Duration::from_millis(kill * 7919 % 300);
-            flood_until_killed(&mut hub, &devices, &history, life);
+            load.flood_until(&hub, &devices, life, || hub.kill_process());
+            hub.kill();
             let cores = if kill % 2 == 0 { "2" } else { "1" };
             hub.set_arguments(&["--cores", cores]);
             hub.run();
             // Only what is new is read: that what was read before stays where it was, the end of the test shows.
             converse(read_all(&hub, &service, PARTITION_COUNT, &mut events));
             events.sort_by_key(|event| (event.partition, event.sequence));
-            history.lock().expect("no holder panics").check(&events);
+            load.history().check(&events);
         }
         let mut again = Vec::new();
         converse(read_all(&hub, &service, PARTITION_COUNT, &mut again));
         assert!(again == events, "what was read once reads otherwise after {kill_count} kills");
-        let acknowledged = history.lock().expect("no holder panics").acknowledged_count();
+        let acknowledged = load.history().acknowledged_count();
         assert!(
             acknowledged > kill_count * DEVICE_COUNT as u64,
             "the load was too small to mean anything: {acknowledged}"

@@ -3,18 +3,17 @@
 
 use std::net::TcpListener;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fe2o3_amqp::link::receiver::CreditMode;
+use rustix::process::Signal;
 use tests::amqp::{EventSource, Peer, converse, send};
 use tests::fresh_directory;
-use tests::history::History;
 use tests::hub::{Hub, PARTITION_COUNT, program};
 use tests::namespace::{Needs, run};
-use tests::process::{anonymous_bytes, processor_time, signal_process, wait_until};
+use tests::process::{anonymous_bytes, processor_time, signal_process};
 use tests::service::Device;
-use tests::telemetry::{flood, message, read_all, receive};
+use tests::telemetry::{Load, message, read_all, receive};
 
 /// The one line that a failed start says.
 fn complaint(hub: &mut Hub) -> String {
@@ -119,23 +118,19 @@ fn sigterm_stops_cleanly_under_load() {
         let service = hub.service();
         let devices: Vec<Device> =
             (0..6).map(|number| service.create_device(&format!("d{number}"))).collect();
-        let history = Arc::new(Mutex::new(History::default()));
-        let acknowledged = || history.lock().expect("no holder panics").acknowledged_count();
+        let load = Load::default();
         let process = hub.process_id();
-        std::thread::scope(|scope| {
-            let (shared, devices, history) = (&hub, &devices, &history);
-            let load = scope.spawn(move || converse(flood(shared, devices, history, u64::MAX)));
-            wait_until(Duration::from_secs(30), || (acknowledged() > 500).then_some(()))
-                .expect("events are acknowledged");
-            signal_process(process, rustix::process::Signal::TERM);
-            load.join().expect("the load ends with its hub");
+        load.flood_until(&hub, &devices, Duration::from_millis(300), || {
+            signal_process(process, Signal::TERM);
+            // The hub ends the links itself; the load has until then.
+            std::thread::sleep(Duration::from_secs(2));
         });
         let (status, _) = hub.stop();
         assert!(status.success(), "a clean stop ends well: {status}");
         hub.run();
         let mut events = Vec::new();
         converse(read_all(&hub, &service, PARTITION_COUNT, &mut events));
-        history.lock().expect("no holder panics").check(&events);
+        load.history().check(&events);
         // An idle hub stops at once.
         let (status, took) = hub.stop();
         assert!(status.success() && took < Duration::from_secs(5), "{status} after {took:?}");
@@ -234,8 +229,7 @@ fn a_reader_that_stops_costs_little() {
             assert!(grown < 24 << 20, "four stalled readers cost {grown} bytes");
             // Others read and send as if nothing were.
             let mut reader = Peer::reader(&hub, &service).await;
-            let source = EventSource { credit: CreditMode::Auto(100), ..EventSource::oldest(0) };
-            let mut receiver = reader.events(&source).await.expect("the policy reads");
+            let mut receiver = reader.events(&EventSource::oldest(0)).await.expect("the policy reads");
             for number in 0..400 {
                 assert_eq!(receive(&mut receiver, 0).await.sequence, number);
             }

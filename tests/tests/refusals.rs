@@ -248,7 +248,7 @@ fn sasl_plain_lets_the_right_ones_in() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "1"]);
         let service = hub.service();
-        let device = service.create_device("Plain 1");
+        let device = service.create_device("Plain#1%");
         let audience = device_audience(&hub, &sas::escape(&device.id));
         let label = hub.host();
         let label = label.split('.').next().expect("a host has a first label");
@@ -390,7 +390,7 @@ fn unknown_places_are_not_found() {
             ];
             for source in elsewhere {
                 let refusal = reader.events(&source).await.expect_err("there is no such place");
-                assert_eq!(refusal.condition, NOT_FOUND);
+                assert_eq!(refusal.condition, NOT_FOUND, "{source:?}");
                 assert!(refusal.description.contains("could not be found"), "{refusal:?}");
             }
             let source = EventSource {

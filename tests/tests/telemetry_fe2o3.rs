@@ -2,20 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::types::messaging::{ApplicationProperties, Header, Message, MessageId, Outcome, Properties};
 use fe2o3_amqp::types::primitives::{Binary, SimpleValue, Symbol, Timestamp, Value};
 use tests::amqp::{EventSource, Peer, Refusal, answer, converse, send};
-use tests::history::History;
 use tests::hub::{Hub, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
 use tests::service::Service;
-use tests::telemetry::{
-    BATCH_FORMAT, batch, flood, message, read_all, read_event, receive, receive_delivery,
-};
+use tests::telemetry::{BATCH_FORMAT, Load, batch, message, read_all, read_event, receive, receive_delivery};
 
 /// Devices of the gateway.
 const GATEWAY_DEVICE_COUNT: usize = 200;
@@ -33,11 +29,11 @@ fn messages_come_out_as_they_went_in() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let device = service.create_device("device 1");
+        let device = service.create_device("device#1%");
         let properties = Properties::builder()
             .message_id(MessageId::String("m-1".to_owned()))
             .user_id(Binary::from(b"user".to_vec()))
-            .to("/devices/device 1/messages/events")
+            .to("/devices/device#1%/messages/events")
             .subject("subject")
             .correlation_id(MessageId::Ulong(7))
             .content_type(Symbol::from("application/json"))
@@ -65,7 +61,7 @@ fn messages_come_out_as_they_went_in() {
         ];
         converse(async {
             let mut peer = Peer::device(&hub, &device).await;
-            let mut link = peer.telemetry("device 1").await.expect("the device may send");
+            let mut link = peer.telemetry("device#1%").await.expect("the device may send");
             for body in &bodies {
                 let sent = Message::builder()
                     .header(Header { durable: true, ..Header::default() })
@@ -75,14 +71,14 @@ fn messages_come_out_as_they_went_in() {
                     .build();
                 send(&mut link, sent).await.expect("the device may send");
             }
-            let partition = partition_of(&hub, &service, "device 1").await;
+            let partition = partition_of(&hub, &service, "device#1%").await;
             let mut reader = Peer::reader(&hub, &service).await;
             let mut receiver =
                 reader.events(&EventSource::oldest(partition)).await.expect("the policy reads");
             for (sequence, body) in bodies.iter().enumerate() {
                 let delivery = receive_delivery(&mut receiver).await;
                 let event = read_event(partition, &delivery);
-                assert_eq!((event.sequence, event.device.as_str()), (sequence as u64, "device 1"));
+                assert_eq!((event.sequence, event.device.as_str()), (sequence as u64, "device#1%"));
                 assert!(event.body == *body, "the body of {} bytes changed", body.len());
                 assert_eq!(delivery.message().properties.as_ref(), Some(&properties));
                 assert_eq!(delivery.message().application_properties.as_ref(), Some(&application_properties));
@@ -147,11 +143,11 @@ fn a_gateway_carries_many_devices() {
         let service = hub.service();
         let ids: Vec<String> = (0..GATEWAY_DEVICE_COUNT).map(|number| format!("g{number}")).collect();
         let devices: Vec<_> = ids.iter().map(|id| service.create_device(id)).collect();
-        let history = Arc::new(Mutex::new(History::default()));
-        converse(flood(&hub, &devices, &history, 12));
+        let load = Load::default();
+        converse(load.flood(&hub, &devices, 12));
         let mut events = Vec::new();
         converse(read_all(&hub, &service, PARTITION_COUNT, &mut events));
-        let history = history.lock().expect("no holder panics").clone();
+        let history = load.history().clone();
         assert!(history.acknowledged_count() >= 12 * GATEWAY_DEVICE_COUNT as u64);
         history.check(&events);
         let mut partitions: BTreeMap<u16, usize> = BTreeMap::new();
@@ -312,8 +308,7 @@ fn ordinary_readers_get_settled_events() {
         let hub = Hub::start(&["--cores", "1"]);
         let service = hub.service();
         let device = service.create_device("d");
-        let history = Arc::new(Mutex::new(History::default()));
-        converse(flood(&hub, &[device], &history, 200));
+        converse(Load::default().flood(&hub, &[device], 200));
         converse(async {
             let partition = partition_of(&hub, &service, "d").await;
             let mut reader = Peer::reader(&hub, &service).await;

@@ -111,20 +111,20 @@ fn the_registry_makes_changes_and_deletes_devices() {
     });
 }
 
-/// Single and batch, with every property that the package knows; each comes out as it went in, with the hub's stamps.
+/// Every property that the package knows; each comes out as it went in, with the hub's stamps.
 #[test]
 fn properties_of_every_kind_come_through() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
-        let created = hub.service().create_device("Dev 1");
-        let Some(mut device) = device(&hub, "Dev 1") else { return };
+        let created = hub.service().create_device("Dev#1%");
+        let Some(mut device) = device(&hub, "Dev#1%") else { return };
         let before = now_ms();
         let body: Vec<u8> = (0..=255).collect();
         let full = json!({
             "body": base64(&body),
             "messageId": "0b1f2a3c-4d5e-4f60-8a7b-9c0d1e2f3a4b",
             "correlationId": "not a uuid",
-            "to": "/devices/Dev 1/messages/events",
+            "to": "/devices/Dev#1%/messages/events",
             "contentType": "application/json",
             "contentEncoding": "utf-8",
             "ack": "full",
@@ -133,16 +133,15 @@ fn properties_of_every_kind_come_through() {
             "properties": { "plain": "value", "ünicode": "ä€😀", "empty": "", "iothub-connection-device-id": "forged" },
         });
         let bare = json!({ "body": base64(b"{\"json\": true}") });
-        let sent = device.ask("send", json!({ "device": "Dev 1", "messages": [full, bare] }));
+        let sent = device.ask("send", json!({ "device": "Dev#1%", "messages": [full, bare] }));
         assert_eq!(sent, json!(["MessageEnqueued", "MessageEnqueued"]));
         let batch: Vec<_> = (0..20_u8)
             .map(|number| json!({ "body": base64(&[number]), "properties": { "n": number.to_string() } }))
             .collect();
-        assert_eq!(
-            device.ask("sendBatch", json!({ "device": "Dev 1", "messages": batch })),
-            "MessageEnqueued"
-        );
-        device.ask("close", json!({ "device": "Dev 1" }));
+        // The package sends batches over HTTPS alone; what a batch becomes, the tests with fe2o3-amqp show.
+        let sent = device.ask("send", json!({ "device": "Dev#1%", "messages": batch }));
+        assert_eq!(sent, json!(vec!["MessageEnqueued"; 20]));
+        device.ask("close", json!({ "device": "Dev#1%" }));
         let after = now_ms();
 
         let Some(mut script) = reader(&hub, "$Default") else { return };
@@ -151,7 +150,7 @@ fn properties_of_every_kind_come_through() {
         assert_eq!(sequences(&events), (0..22).collect::<Vec<_>>());
         for event in &events {
             let system = &event["system"];
-            assert_eq!(system["iothub-connection-device-id"], "Dev 1");
+            assert_eq!(system["iothub-connection-device-id"], "Dev#1%");
             assert_eq!(system["iothub-connection-auth-generation-id"], created.generation.as_str());
             assert_eq!(system["iothub-message-source"], "Telemetry");
             let method: Value =
@@ -169,7 +168,7 @@ fn properties_of_every_kind_come_through() {
         assert_eq!(events[0]["system"]["iothub-interface-id"], "urn:example:interface:1");
         let properties = json!({ "plain": "value", "ünicode": "ä€😀", "empty": "", "iothub-ack": "full" });
         assert_eq!(events[0]["properties"], properties);
-        assert_eq!(events[0]["raw"]["to"], "/devices/Dev 1/messages/events");
+        assert_eq!(events[0]["raw"]["to"], "/devices/Dev#1%/messages/events");
         assert_eq!(events[0]["raw"]["contentEncoding"], "utf-8");
         assert_eq!(events[0]["raw"]["absoluteExpiryTime"], 4_000_000_000_000_u64);
         assert_eq!(

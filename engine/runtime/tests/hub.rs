@@ -1,5 +1,6 @@
 //! A hub on cores of its own, asked through the door as connections do: on one core and on two, across restarts with the
 //! other number, with mailboxes that fill up, and idle.
+#![forbid(unsafe_code)]
 
 mod common;
 

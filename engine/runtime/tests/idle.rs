@@ -1,4 +1,5 @@
 //! A hub without traffic uses no measurable CPU. A process of its own, because CPU time is counted by process.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What keeps a hub from starting is told in a sentence, and leaves nothing behind.
+#![forbid(unsafe_code)]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! A shard over the simulated disk: its promises, held against a plain model and against power cuts, full disks, failed
 //! syncs and clocks that jump.
+#![forbid(unsafe_code)]
 
 mod access;
 mod checker;

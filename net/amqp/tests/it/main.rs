@@ -1,4 +1,5 @@
 //! The crate from outside: two machines face to face, the codec against an oracle, and peers that break the rules.
+#![forbid(unsafe_code)]
 
 mod codec;
 mod conversation;
