@@ -119,8 +119,10 @@ impl Link {
             () = self.send_all(&mut flying, enough) => {}
             _ = over.wait_for(|&over| over) => {}
         }
-        // What was accepted before the end counts. Of a dead connection no word comes any more: what is there, is there.
-        let patience = if *over.borrow() { Duration::from_millis(1) } else { Duration::from_secs(10) };
+        // What was accepted before the end counts. Of a link that has ended no word comes any more: what is there, is there.
+        // A load without an end stops sending for that reason alone.
+        let is_over = *over.borrow() || enough == u64::MAX;
+        let patience = if is_over { Duration::from_millis(1) } else { Duration::from_secs(10) };
         while let Some((numbers, settlement)) = flying.pop_front() {
             if let Ok(Ok(Outcome::Accepted(_))) = tokio::time::timeout(patience, settlement).await {
                 self.acknowledge(numbers);
