@@ -191,7 +191,7 @@ pub async fn read_all(hub: &Hub, service: &Service, partition_count: u16, events
             }
             events.push(receive(&mut receiver, partition).await);
         }
-        receiver.close().await.expect("a reader can be closed");
+        answer("detach", receiver.close()).await.expect("a reader can be closed");
     }
     peer.close().await;
 }
