@@ -6,7 +6,7 @@
 
 use registry::DeviceId;
 
-use crate::request::{CoreId, PartitionId, Request};
+use crate::request::{CoreId, Holder, PartitionId, Request};
 
 /// Size of the range that is split among the partitions.
 const RANGE: u32 = i16::MAX as u32;
@@ -40,15 +40,27 @@ impl Request {
             | Request::DropConsumerGroup { partition, .. }
             | Request::ListDevices { partition, .. }
             | Request::CountDevices { partition }
+            | Request::OpenReceiptReceiver { partition }
             | Request::Flush { partition } => *partition,
             Request::AuthenticateDeviceKey { device, .. }
             | Request::OpenSession { device, .. }
             | Request::DeleteDevice { device, .. }
+            | Request::ReceiveCommand { device, .. }
+            | Request::PurgeCommands { device }
+            | Request::DescribeCommandQueue { device }
             | Request::FindDevice { device } => device_partition(device, partition_count),
             Request::CreateDevice(draft) | Request::UpdateDevice { draft, .. } => {
                 device_partition(&draft.device, partition_count)
             }
-            Request::CloseSession { session } => session.partition,
+            Request::EnqueueCommand(draft) => device_partition(&draft.device, partition_count),
+            Request::Settle { holder: Holder::Device { device, .. }, .. } => {
+                device_partition(device, partition_count)
+            }
+            Request::Settle { holder: Holder::Receiver(receiver), .. }
+            | Request::Receive { receiver, .. }
+            | Request::CancelReceive { receiver }
+            | Request::CloseReceiver { receiver } => receiver.partition,
+            Request::CloseSession { session } | Request::OpenCommandReceiver { session } => session.partition,
             Request::Append(block) => block.session.partition,
             Request::Read { reader, .. }
             | Request::CancelRead { reader }

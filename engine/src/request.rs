@@ -5,11 +5,16 @@
 //! [`AppendView`]: a caller on the shard's own core hands over the bytes where they lie, and the shard copies them into
 //! the log's write buffer, once. No word of AMQP, HTTP or MQTT appears here.
 
+mod command;
 mod error;
 mod reply;
 
 use registry::{ConsumerGroupId, DeviceId, ETag, GenerationId, PolicyName, Rights};
 
+pub use command::{
+    Ack, CommandDraft, CommandQueueStatus, Holder, LockToken, LockedCommand, LockedReceipts, Outcome,
+    Receipt, ReceiverId, Settlement,
+};
 pub use error::{EngineError, UnauthorizedReason};
 pub use registry::DeviceDraft;
 pub use reply::{
@@ -372,6 +377,73 @@ pub enum Request {
         /// The partition.
         partition: PartitionId,
     },
+    /// Enqueue a command. The caller has checked that whoever asks may send commands. Reply: [`Reply::Done`] once
+    /// durable, or [`EngineError::DeviceNotFound`] (also for a disabled device), [`EngineError::QueueFull`],
+    /// [`EngineError::CommandTooLarge`], [`EngineError::ExpiryInvalid`].
+    EnqueueCommand(CommandDraft),
+    /// Attach a receiver for the commands of the session's device. A session has one at most: a newer one ends the older
+    /// ([`Notice::ReceiverEnded`]), and the end of the session ends it without a notice of its own.
+    /// Reply: [`Reply::ReceiverOpened`].
+    OpenCommandReceiver {
+        /// The device's session, of the same connection.
+        session: SessionId,
+    },
+    /// Attach a receiver for the receipts of one partition. Several compete. Reply: [`Reply::ReceiverOpened`].
+    OpenReceiptReceiver {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Ask for commands or receipt batches, which are locked for the receiver. One outstanding request per receiver; it
+    /// waits until there is at least one, the receiver ends or [`Request::CancelReceive`].
+    /// Reply: [`Reply::Commands`] or [`Reply::Receipts`].
+    Receive {
+        /// The receiver.
+        receiver: ReceiverId,
+        /// Most commands or batches in the reply; at least 1.
+        count_max: u32,
+    },
+    /// Answer the waiting [`Request::Receive`] now, with nothing if there is nothing. No reply of its own.
+    CancelReceive {
+        /// The receiver.
+        receiver: ReceiverId,
+    },
+    /// The receiver is gone: what it has locked goes back as if it had never been received. No reply of its own; a
+    /// waiting request is answered with [`EngineError::ReceiverEnded`].
+    CloseReceiver {
+        /// Which.
+        receiver: ReceiverId,
+    },
+    /// Receive one command now or none, for a device without a session (HTTPS). The lock belongs to the device.
+    /// Reply: [`Reply::Commands`].
+    ReceiveCommand {
+        /// The device.
+        device: DeviceId,
+        /// What the caller rests on; checked against the identity as it is now.
+        grant: Grant,
+        /// For monitoring.
+        protocol: Protocol,
+        /// How long the lock lasts; none: the default, which is also the most.
+        lock_timeout_ms: Option<u64>,
+    },
+    /// Settle a command or a batch of receipts. Reply: [`Reply::Done`] once durable, or [`EngineError::LockLost`].
+    Settle {
+        /// Who.
+        holder: Holder,
+        /// What.
+        token: LockToken,
+        /// How.
+        settlement: Settlement,
+    },
+    /// Remove every command of a device's queue, locked ones too. Reply: [`Reply::CommandsPurged`] once durable.
+    PurgeCommands {
+        /// The device.
+        device: DeviceId,
+    },
+    /// How a device's queue stands. Reply: [`Reply::CommandQueue`].
+    DescribeCommandQueue {
+        /// The device.
+        device: DeviceId,
+    },
     /// A policy with its keys; only for the administrator of this run. Partition 0. Reply: [`Reply::Policy`].
     FindPolicy {
         /// Its name.
@@ -383,6 +455,20 @@ pub enum Request {
         /// The partition.
         partition: PartitionId,
     },
+}
+
+impl Request {
+    /// Whether it has an answer: one, always, unless its connection ends first.
+    pub fn is_answered(&self) -> bool {
+        !matches!(
+            self,
+            Request::CloseSession { .. }
+                | Request::CancelRead { .. }
+                | Request::CloseReader { .. }
+                | Request::CancelReceive { .. }
+                | Request::CloseReceiver { .. }
+        )
+    }
 }
 
 /// Text that must not be printed: tokens and keys. `Debug` shows its length alone.

@@ -87,10 +87,7 @@ impl<S: Storage> Shard<S> {
     /// Take a request. The reply comes in this turn or a later one, once; see each request for those without.
     pub fn handle_request(&mut self, caller: Caller, request: Request, now: Now) {
         let id = request.partition(self.config.partition_count);
-        let is_answered = !matches!(
-            request,
-            Request::CloseSession { .. } | Request::CancelRead { .. } | Request::CloseReader { .. }
-        );
+        let is_answered = request.is_answered();
         let answer = self.with_partition(id, now, |partition, turn| {
             partition.handle_request(caller, request, turn);
         });

@@ -98,7 +98,7 @@ impl Core {
 
     pub(crate) fn ask(&self, caller: Caller, request: Request) -> Result<(), Busy> {
         let target = self.owner(request.partition(self.partition_count));
-        let answered = is_answered(&request);
+        let answered = request.is_answered();
         self.send(caller, target, answered, || {
             if target == self.id {
                 self.with_shard(|shard, now| shard.handle_request(caller, request, now));
@@ -370,12 +370,4 @@ pub(crate) fn own_partitions(
     (0..partition_count)
         .map(PartitionId)
         .filter(move |&partition| partition_core(partition, core_count) == core)
-}
-
-/// Whether a request has an answer: one, always, unless its connection ends first.
-fn is_answered(request: &Request) -> bool {
-    !matches!(
-        request,
-        Request::CloseSession { .. } | Request::CancelRead { .. } | Request::CloseReader { .. }
-    )
 }

@@ -113,6 +113,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             status: device.status,
             status_reason: device.status_reason,
             status_updated_ms: device.status_updated_ms,
+            command_count: 0,
         }
     }
 }

@@ -55,6 +55,34 @@ pub enum EngineError {
     /// No such reader, or it has ended.
     #[error("the reader has ended")]
     ReaderEnded,
+    /// The device's command queue is full.
+    #[error("the device's queue holds {depth} of at most {depth_max} commands")]
+    QueueFull {
+        /// What it holds.
+        depth: u32,
+        /// The limit.
+        depth_max: u32,
+    },
+    /// The command is larger than a queue takes.
+    #[error("command of {bytes} bytes exceeds {bytes_max}")]
+    CommandTooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// The command's expiry lies in the past or too far ahead.
+    #[error("an expiry lies ahead by at most {ttl_ms_max} ms")]
+    ExpiryInvalid {
+        /// The longest time to live.
+        ttl_ms_max: u64,
+    },
+    /// The lock has ended, was another's, or never was.
+    #[error("the message's lock is lost")]
+    LockLost,
+    /// No such receiver, or it has ended.
+    #[error("the receiver has ended")]
+    ReceiverEnded,
     /// A checkpoint beyond the last event.
     #[error("checkpoint {number} is beyond the last event, {last:?}")]
     CheckpointBeyondEnd {

@@ -2,7 +2,10 @@
 
 use registry::{ConsumerGroupId, DeviceId, DeviceKeys, DeviceStatus, ETag, GenerationId, PolicyName, Rights};
 
-use super::{EngineError, Grant, PartitionId, ReaderId, SequenceNumber, SessionId};
+use super::{
+    CommandQueueStatus, EngineError, Grant, LockedCommand, LockedReceipts, PartitionId, ReaderId, ReceiverId,
+    SequenceNumber, SessionId,
+};
 use crate::payload::SharedRecords;
 
 /// An identity as callers see it.
@@ -28,6 +31,8 @@ pub struct DeviceView {
     pub connection_updated_ms: Option<u64>,
     /// Its last event or attach, as far as this run knows.
     pub last_activity_ms: Option<u64>,
+    /// Commands in its queue, locked ones too.
+    pub command_count: u32,
 }
 
 /// A policy with its keys.
@@ -123,6 +128,16 @@ pub enum Reply {
     Devices(Vec<DeviceView>),
     /// Counts of one partition.
     DeviceCounts(DeviceCounts),
+    /// The receiver is attached.
+    ReceiverOpened(ReceiverId),
+    /// Commands, locked; at least one unless the request was cancelled or does not wait.
+    Commands(Vec<LockedCommand>),
+    /// Batches of receipts, locked; at least one unless the request was cancelled.
+    Receipts(Vec<LockedReceipts>),
+    /// How many commands were removed.
+    CommandsPurged(u32),
+    /// How the queue stands.
+    CommandQueue(CommandQueueStatus),
     /// The policy.
     Policy(Box<PolicyView>),
 }
@@ -170,6 +185,12 @@ pub enum Notice {
         by_name: Option<String>,
         /// The newcomer's epoch.
         by_epoch: i64,
+    },
+    /// A newer receiver of the same session took over: what was locked for this one went back. A waiting request is answered
+    /// with [`EngineError::ReceiverEnded`] behind this.
+    ReceiverEnded {
+        /// Which.
+        receiver: ReceiverId,
     },
     /// The reader's consumer group was deleted. A waiting read is answered with [`EngineError::ReaderEnded`] behind this.
     ReaderGroupDeleted {

@@ -47,6 +47,15 @@ impl Status {
             EngineError::CheckpointBeyondEnd { .. } => (400_004, "ArgumentInvalid", MS_ARGUMENT_OUT_OF_RANGE),
             EngineError::PositionBeyondEnd { .. } => INVALID,
             EngineError::EventTooLarge { .. } => (413_001, "MessageTooLarge", LINK_MESSAGE_SIZE_EXCEEDED),
+            EngineError::QueueFull { .. } => {
+                (403_004, "DeviceMaximumQueueDepthExceeded", RESOURCE_LIMIT_EXCEEDED)
+            }
+            EngineError::CommandTooLarge { .. } => (413_001, "MessageTooLarge", LINK_MESSAGE_SIZE_EXCEEDED),
+            EngineError::ExpiryInvalid { .. } => {
+                (403_009, "InvalidMessageExpiryTime", MS_ARGUMENT_OUT_OF_RANGE)
+            }
+            EngineError::LockLost => (412_002, "DeviceMessageLockLost", MS_MESSAGE_LOCK_LOST),
+            EngineError::ReceiverEnded => (503_001, "ServiceUnavailable", LINK_DETACH_FORCED),
             EngineError::StorageFull => (403_002, "IotHubQuotaExceeded", RESOURCE_LIMIT_EXCEEDED),
             EngineError::Busy => (429_001, "ThrottlingException", MS_DEVICE_CONTAINER_THROTTLED),
             EngineError::StorageFailed | EngineError::Damaged { .. } => SERVER_ERROR,

@@ -204,6 +204,7 @@ mod tests {
             connected: true,
             connection_updated_ms: None,
             last_activity_ms: None,
+            command_count: 0,
         }
     }
 

@@ -161,6 +161,7 @@ fn view(id: &str) -> DeviceView {
         connected: false,
         connection_updated_ms: None,
         last_activity_ms: None,
+        command_count: 0,
     }
 }
 
