@@ -13,14 +13,15 @@ use serde::Deserialize;
 const LINES_MAX: usize = 600;
 
 /// Our crates and those of ours that each may name: arrows point down only. `bench` and `tests` may name anything.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("segment-log", &[]),
     ("registry", &[]),
     ("engine", &["segment-log", "registry"]),
     ("engine-runtime", &["engine", "segment-log", "registry"]),
     ("net-amqp", &[]),
     ("net-http", &[]),
-    ("net", &["engine-runtime", "engine", "segment-log", "registry", "net-amqp", "net-http"]),
+    ("net-mqtt", &[]),
+    ("net", &["engine-runtime", "engine", "segment-log", "registry", "net-amqp", "net-http", "net-mqtt"]),
     ("loadgen", &["net-amqp", "net-http"]),
 ];
 const ANYTHING: [&str; 2] = ["bench", "tests"];
