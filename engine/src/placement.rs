@@ -1,8 +1,9 @@
 //! Which partition a device belongs to, for ever, and which core runs a partition, in this run.
 //!
 //! The hash is Azure's public algorithm for keyed events, over the device id as it stands: Jenkins' lookup3, both results
-//! xored to a signed 16-bit number, and the range below 32767 split into contiguous parts [protocol.md 4.8]. It is written
-//! on disk by where a device's events lie, so it is frozen by golden tests.
+//! xored to a signed 16-bit number, and the range below 32767 split into contiguous parts
+//! [azure-eventhub: _producer/partition_resolver.py]. It is written on disk by where a device's events lie, so it is frozen
+//! by golden tests.
 
 use registry::DeviceId;
 

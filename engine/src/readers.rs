@@ -1,4 +1,4 @@
-//! Who reads a partition: the rules of epochs, of stealing, and of five readers at a time [protocol.md 4.4].
+//! Who reads a partition: the rules of epochs, of stealing, and of five readers at a time [Event Hubs: event consumers, epoch].
 
 use registry::ConsumerGroupId;
 

@@ -17,7 +17,7 @@ impl Audience {
     /// dropped. None: not UTF-8, or without a host.
     ///
     /// Segments are taken as they come: `..` is a legal device id and means nothing else here, and what was an escaped
-    /// slash separates like any other, since clients escape all of them or none \[protocol.md 1.2\].
+    /// slash separates like any other, since clients escape all of them or none \[IoT Hub: control access with SAS\].
     pub fn parse(text: &str) -> Option<Self> {
         let decoded = percent_decode_str(text).decode_utf8().ok()?;
         let address = match decoded.split_once("://") {
@@ -53,7 +53,7 @@ fn is_bare_v6(host: &str) -> bool {
 /// `devices/dev1/messages` but not `devices/dev10`.
 ///
 /// The ids of devices and modules (behind `devices`, `twins` and `modules`) are compared with case, everything else
-/// (names of routes, event hubs and consumer groups) without \[protocol.md 1.2, 7\].
+/// (names of routes, event hubs and consumer groups) without \[IoT Hub: control access with SAS\].
 pub fn covers<G: AsRef<str>, W: AsRef<str>>(granted: &[G], wanted: &[W]) -> bool {
     granted.len() <= wanted.len()
         && granted.iter().zip(wanted).enumerate().all(|(index, (granted_segment, wanted_segment))| {

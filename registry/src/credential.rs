@@ -29,7 +29,7 @@ impl DeviceKey {
     }
 
     /// Read the text form: canonical base64 with padding. Canonical, because Event Hubs clients use the text itself as
-    /// their HMAC key \[protocol.md 1.2\]: two spellings of the same bytes would be two keys.
+    /// their HMAC key \[azure-eventhub: _utils.py\]: two spellings of the same bytes would be two keys.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         let mut decoded = [0; KEY_BYTES_MAX + 3];
         let length = STANDARD.decode_slice(text, &mut decoded).map_err(|error| match error {

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::limits::DEVICE_ID_BYTES_MAX;
 
 /// A device's id: 1 to 128 characters of `A-Z a-z 0-9 - : . + % _ # * ? ! ( ) , = @ $ ' ;`, compared with case
-/// \[protocol.md 9\]. Ordered by its bytes. A clone costs one reference count.
+/// \[IoT Hub: identity registry, device identity properties\]. Ordered by its bytes. A clone costs one reference count.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(Arc<str>);
 

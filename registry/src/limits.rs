@@ -1,31 +1,31 @@
 //! Limits, each with its unit, reason and source.
 
-/// Characters (all ASCII, so bytes) of a device id \[protocol.md 9\].
+/// Characters (all ASCII, so bytes) of a device id \[IoT Hub: quotas and throttling\].
 pub const DEVICE_ID_BYTES_MAX: usize = 128;
 
-/// Shortest device or policy key, in bytes \[protocol.md 1.2\].
+/// Shortest device or policy key, in bytes \[IoT Hub: identity registry\].
 pub const KEY_BYTES_MIN: usize = 16;
 
 /// Longest device or policy key, in bytes; also HMAC-SHA256's block, beyond which a key is hashed first
-/// \[protocol.md 1.2, RFC 2104 2\].
+/// \[IoT Hub: identity registry; RFC 2104 2\].
 pub const KEY_BYTES_MAX: usize = 64;
 
-/// Bytes of a key that the hub makes itself \[protocol.md 7.1\].
+/// Bytes of a key that the hub makes itself \[IoT Hub: identity registry\].
 pub const KEY_BYTES_GENERATED: usize = 32;
 
-/// Characters of a status reason \[protocol.md 7.1\].
+/// Characters of a status reason \[IoT Hub: identity registry\].
 pub const STATUS_REASON_CHARS_MAX: usize = 128;
 
-/// Characters (ASCII) of a policy name \[protocol.md 1.2\].
+/// Characters (ASCII) of a policy name \[IoT Hub: identity registry\].
 pub const POLICY_NAME_BYTES_MAX: usize = 64;
 
-/// Policies of one hub \[protocol.md 1.3\].
+/// Policies of one hub \[IoT Hub: access permissions\].
 pub const POLICY_COUNT_MAX: usize = 16;
 
-/// Characters (ASCII) of a consumer group's name \[protocol.md 9\].
+/// Characters (ASCII) of a consumer group's name \[IoT Hub: quotas and throttling\].
 pub const GROUP_NAME_BYTES_MAX: usize = 50;
 
-/// Consumer groups of the hub, `$Default` among them \[protocol.md 9\].
+/// Consumer groups of the hub, `$Default` among them \[IoT Hub: quotas and throttling\].
 pub const GROUP_COUNT_MAX: usize = 20;
 
 /// Bytes of a SAS token's text. Real ones stay below 600; this leaves room for 128-character ids with every character

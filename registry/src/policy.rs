@@ -36,7 +36,7 @@ impl fmt::Display for PolicyName {
     }
 }
 
-/// A set of rights \[protocol.md 1.3\]. The bits are stored and never change their meaning.
+/// A set of rights \[IoT Hub: access permissions\]. The bits are stored and never change their meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rights(u8);
 
@@ -89,7 +89,7 @@ pub struct Policy {
     pub keys: DeviceKeys,
 }
 
-/// The five policies of a new hub, with new keys \[protocol.md 1.3\].
+/// The five policies of a new hub, with new keys \[IoT Hub: access permissions\].
 pub fn builtin_policies(random: Random<'_>) -> Vec<Policy> {
     let table = [
         ("iothubowner", Rights::ALL),

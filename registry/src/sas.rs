@@ -1,4 +1,5 @@
-//! SAS tokens: reading, verifying, and (for clients, the command line and tests) signing \[protocol.md 1.2\].
+//! SAS tokens: reading, verifying, and (for clients, the command line and tests) signing
+//! \[IoT Hub: control access with SAS, token structure\].
 
 use std::borrow::Cow;
 

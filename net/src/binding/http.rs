@@ -1,4 +1,4 @@
-//! The service API over HTTPS: identities, consumer groups, checkpoints \[protocol.md 7\].
+//! The service API over HTTPS: identities, consumer groups, checkpoints \[IoT Hub REST: service API\].
 //!
 //! One request is in work at a time. Each carries its own token, which the engine verifies anew; only then is the request
 //! itself asked. What arrives behind it waits in the connection's buffer, and above the limit of that in the peer's.

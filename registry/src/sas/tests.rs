@@ -19,7 +19,7 @@ fn verify(token: &str, now_s: u64) -> Result<(), SasError> {
     SasToken::parse(token)?.verify_with_keys(&[&other_key(), &key()], now_s, 0)
 }
 
-/// One vector of protocol.md 1.2, in every spelling of the signature that clients use.
+/// One vector, made by a real client, in every spelling of the signature that clients use.
 fn check_vector(resource: &str, expiry: u64, signature: &str, policy: Option<&str>) {
     let all_escaped = utf8_percent_encode(signature, COMPONENT).to_string();
     let spellings = [

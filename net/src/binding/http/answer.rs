@@ -17,7 +17,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// 200 with a JSON body. Clients parse only what says that it is JSON \[protocol.md 14\].
+    /// 200 with a JSON body. Clients parse only what says that it is JSON \[azure-iothub: rest_api_client.js\].
     pub(super) fn json(value: &impl Serialize) -> Self {
         let body = serde_json::to_vec(value).expect("texts, numbers and lists of them are JSON");
         Self { status: 200, headers: vec![json_type()], body }
@@ -35,7 +35,7 @@ impl Answer {
     }
 
     /// An error: `Message` is cut at its first `;` and `:` by the clients, `iothub-errorcode` decides their exception
-    /// \[protocol.md 6\].
+    /// \[IoT Hub: troubleshoot-error-codes\].
     pub(super) fn error(status: &Status, connection: ConnectionId, wall_ms: u64) -> Self {
         let tracking = tracking_id(connection, wall_ms);
         let body = json!({

@@ -1,4 +1,4 @@
-//! A device identity as JSON \[protocol.md 7.1\].
+//! A device identity as JSON \[IoT Hub REST: Devices - Get Identity\].
 
 use engine::request::{DeviceDraft, DeviceView, IfMatch};
 use registry::{DeviceId, DeviceKey, DeviceStatus, ETag};

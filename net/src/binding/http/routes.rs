@@ -9,7 +9,7 @@ use registry::{DeviceId, Rights};
 use crate::binding::http::answer::{invalid, no_method, no_route};
 use crate::binding::status::Status;
 
-/// Most identities in one list \[protocol.md 7\].
+/// Most identities in one list \[IoT Hub REST: Devices - Get Devices\].
 const LIST_COUNT_MAX: u32 = 1000;
 
 /// What is asked.
@@ -108,7 +108,7 @@ impl Route {
         }
     }
 
-    /// Who may ask \[protocol.md 1.3\].
+    /// Who may ask \[IoT Hub: access permissions\].
     pub(super) fn needs(&self) -> Needs {
         match self {
             Self::PutDevice(_) | Self::DeleteDevice(_) => Needs::Rights(Rights::REGISTRY_WRITE),

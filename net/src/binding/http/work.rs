@@ -15,7 +15,7 @@ use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_o
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
 
-/// The header by which a list goes on in the next page, in both directions \[protocol.md 7.4\].
+/// The header by which a list goes on in the next page, in both directions \[IoT Hub: query language, x-ms-continuation\].
 pub(super) const CONTINUATION: &str = "x-ms-continuation";
 
 /// A request as it was read, its caller already authorized.
