@@ -5,6 +5,7 @@
 //! [`Turn`] belong to the core and are used by one connection after the other.
 
 use engine::request::{Notice, Reply};
+use registry::DeviceId;
 
 use crate::binding::amqp::AmqpBinding;
 use crate::binding::http::HttpBinding;
@@ -219,6 +220,14 @@ impl Stack {
             }
         }
         turn.plaintext.clear();
+    }
+
+    /// See [`Binding::home`]. None while anything is under way that a move would have to carry.
+    pub fn home(&self) -> Option<&DeviceId> {
+        match self.closing.is_none() && self.held.is_empty() && !self.is_detaching {
+            true => self.binding.as_ref()?.home(),
+            false => None,
+        }
     }
 
     /// Whether to read from the peer.

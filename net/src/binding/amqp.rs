@@ -27,6 +27,7 @@ use std::sync::{Arc, LazyLock};
 use engine::request::{Notice, Reply};
 use foldhash::fast::RandomState;
 use net_amqp::{Config, Connection, Inbound, LinkId, Role, SaslRole, condition};
+use registry::DeviceId;
 
 use super::{Binding, Closing, Context};
 use peer::Peer;
@@ -153,6 +154,13 @@ impl Binding for AmqpBinding {
 
     fn handle_turn_end(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.with(output, hub, Peer::handle_turn_end);
+    }
+
+    fn home(&self) -> Option<&DeviceId> {
+        match self.peer.is_unattached() && self.shared.pending.is_empty() {
+            true => self.shared.grants.sole_device(),
+            false => None,
+        }
     }
 
     fn wants_input(&self) -> bool {

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 
 use engine::door::Door;
 use engine::request::{ConnectionId, Notice, Reply, SecretText};
+use registry::DeviceId;
 use segment_log::Now;
 use subtle::ConstantTimeEq;
 
@@ -61,6 +62,12 @@ pub trait Binding: Send {
     /// The turn ends: write what was gathered over its calls (one disposition for a run of answers). Called once per turn,
     /// after the other `handle_*` calls and before `output` is sent.
     fn handle_turn_end(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
+
+    /// The one device that the connection has proved to belong to, at a moment when the engine holds nothing for it and
+    /// owes it nothing: it may move to that device's core now. None: it serves better where it is, or it is too late.
+    fn home(&self) -> Option<&DeviceId> {
+        None
+    }
 
     /// Whether more input is welcome. While it is not, nothing is read from the peer: its TCP window closes.
     fn wants_input(&self) -> bool;

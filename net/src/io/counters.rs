@@ -12,6 +12,8 @@ pub(super) struct Counters {
     pub(super) handshake_failures: Counter,
     pub(super) faults: Counter,
     pub(super) stalled: Counter,
+    pub(super) moved_in: Counter,
+    pub(super) moves_failed: Counter,
     pub(super) panics: Counter,
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
@@ -46,6 +48,10 @@ pub(super) struct Counts {
     faults: u64,
     /// Connections ended because they did not take what was sent to them.
     stalled: u64,
+    /// Connections that came from another core, to their device.
+    moved_in: u64,
+    /// Connections lost because they could not be moved.
+    moves_failed: u64,
     /// Connections ended by a panic: a defect of the hub.
     panics: u64,
     /// Bytes received, TLS included.
@@ -63,6 +69,8 @@ impl Counters {
             handshake_failures: self.handshake_failures.0.get(),
             faults: self.faults.0.get(),
             stalled: self.stalled.0.get(),
+            moved_in: self.moved_in.0.get(),
+            moves_failed: self.moves_failed.0.get(),
             panics: self.panics.0.get(),
             bytes_received: self.bytes_received.0.get(),
             bytes_sent: self.bytes_sent.0.get(),
@@ -75,13 +83,15 @@ impl fmt::Display for Counts {
         write!(
             formatter,
             "accepted {}, refused for number {}, not acceptable {}, failed before a word {}, faults {}, stalled {}, \
-             panics {}, received {} bytes, sent {} bytes",
+             moved in {}, not movable {}, panics {}, received {} bytes, sent {} bytes",
             self.accepted,
             self.refused_full,
             self.accept_failures,
             self.handshake_failures,
             self.faults,
             self.stalled,
+            self.moved_in,
+            self.moves_failed,
             self.panics,
             self.bytes_received,
             self.bytes_sent

@@ -19,9 +19,9 @@ use tracing::{debug, error, info, warn};
 
 use super::counters::Counters;
 use super::gate::Gate;
-use super::pump;
+use super::{handoff, pump};
 use crate::binding::HubInfo;
-use crate::stack::Port;
+use crate::stack::{Port, Stack, open_binding};
 use crate::tls::Acceptor;
 
 /// What one read may bring: one buffer of a core, shared by all its connections.
@@ -84,6 +84,7 @@ pub async fn serve_core(context: CoreContext, front: Front) {
         gate: Gate::default(),
         counters: Counters::default(),
     });
+    handoff::open_core(&shared);
     let mut listeners = Vec::new();
     for endpoint in &front.endpoints {
         match listen(endpoint.address).await {
@@ -180,17 +181,42 @@ async fn accept_all(shared: &Rc<Shared>, endpoint: Endpoint, listener: TcpListen
     }
 }
 
-/// Start the connection's task; false when there are too many.
+/// Start an accepted connection; false when there are too many.
 fn open(shared: &Rc<Shared>, port: Port, stream: TcpStream, peer: SocketAddr) -> bool {
+    // Replies are small and waited for. A socket that refuses this has been closed.
+    let _ = stream.set_nodelay(true);
+    let now_ms = shared.context.clock.now().mono_ms;
+    match Stack::open(port, &shared.acceptor, open_binding, now_ms) {
+        Ok(stack) => {
+            let has_room = spawn(shared, stream, stack, peer, false);
+            if has_room {
+                shared.counters.accepted.count();
+            }
+            has_room
+        }
+        Err(error) => {
+            debug!(%peer, "{error}");
+            true
+        }
+    }
+}
+
+/// Start a connection's task on this core; false when there are too many. `has_moved`: it stays here.
+pub(super) fn spawn(
+    shared: &Rc<Shared>,
+    stream: TcpStream,
+    stack: Stack,
+    peer: SocketAddr,
+    has_moved: bool,
+) -> bool {
     let Ok(handle) = shared.context.connections.register() else {
         shared.counters.refused_full.count();
         return false;
     };
-    shared.counters.accepted.count();
     let shared = shared.clone();
     let task = async move {
         let id = handle.id();
-        let connection = pump::run(&shared, port, stream, peer, handle);
+        let connection = pump::run(&shared, stream, stack, peer, handle, has_moved);
         // One connection's defect must not take down the core and everybody on it.
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             shared.counters.panics.count();

@@ -2,6 +2,7 @@
 
 mod counters;
 mod gate;
+mod handoff;
 mod listener;
 mod pump;
 mod reserve;

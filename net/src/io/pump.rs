@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
+use engine::request::CoreId;
 use engine_runtime::{ConnectionHandle, CoreDoor, Delivery};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
@@ -19,9 +20,10 @@ use glommio::timer::sleep;
 use tracing::{debug, info};
 
 use super::gate::Ticket;
+use super::handoff;
 use super::listener::Shared;
 use crate::binding::{Closing, Context, OUTPUT_PENDING_BYTES_MAX};
-use crate::stack::{Port, Stack, Turn, open_binding};
+use crate::stack::{Stack, Turn};
 
 /// While more than this waits for the peer, nothing is read from it: its requests would only add to it.
 const PENDING_PAUSES_READING_BYTES: usize = 64 * 1024;
@@ -42,24 +44,15 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The room that a core's shared buffers keep between turns.
 const SHARED_BUFFER_BYTES_KEPT: usize = 1024 * 1024;
 
-/// Run a connection to its end.
+/// Run a connection to its end, or until it leaves for its device's core.
 pub(super) async fn run(
     shared: &Rc<Shared>,
-    port: Port,
     mut stream: TcpStream,
+    stack: Stack,
     peer: SocketAddr,
     handle: ConnectionHandle,
+    has_moved: bool,
 ) {
-    // Replies are small and waited for. A socket that refuses this has been closed.
-    let _ = stream.set_nodelay(true);
-    let now_ms = shared.context.clock.now().mono_ms;
-    let stack = match Stack::open(port, &shared.acceptor, open_binding, now_ms) {
-        Ok(stack) => stack,
-        Err(error) => {
-            debug!(%peer, "{error}");
-            return;
-        }
-    };
     let mut pump = Pump {
         door: shared.context.door.clone(),
         shared,
@@ -71,6 +64,7 @@ pub(super) async fn run(
         ticket: Ticket::default(),
         deadline_ms: None,
         stalled_at_ms: None,
+        may_move: !has_moved,
     };
     let end = loop {
         match poll_fn(|task| pump.poll(task, &mut stream)).await {
@@ -78,6 +72,12 @@ pub(super) async fn run(
             None => shared.context.breathe().await,
         }
     };
+    if let End::Leaves(core) = end {
+        let Pump { stack, handle, .. } = pump;
+        // The engine holds nothing for it under this name any more, and will know it by another.
+        drop(handle);
+        return handoff::depart(shared, core, stream, stack, peer);
+    }
     pump.report(&end);
     let lingers = matches!(end, End::Closed) && pump.stack.has_spoken();
     // Its sessions and readers end now, not when the peer hangs up.
@@ -102,6 +102,8 @@ fn discard(shared: &Shared, task: &mut TaskContext<'_>, stream: &mut TcpStream) 
 enum End {
     /// The stack closed it and everything was sent.
     Closed,
+    /// It goes on on another core, where its device lives.
+    Leaves(CoreId),
     /// The peer took nothing for too long, or too much waited for it.
     Stalled,
     /// The socket failed.
@@ -135,6 +137,8 @@ struct Pump<'a> {
     deadline_ms: Option<u64>,
     /// When the connection ends unless the peer takes a byte of what waits for it.
     stalled_at_ms: Option<u64>,
+    /// Whether it may still leave for another core: once in its life.
+    may_move: bool,
 }
 
 impl Pump<'_> {
@@ -162,6 +166,9 @@ impl Pump<'_> {
                 Progress::Some => {}
                 Progress::Much => return Poll::Ready(None),
                 Progress::Nothing => {
+                    if let Some(core) = self.destination() {
+                        return Poll::Ready(Some(End::Leaves(core)));
+                    }
                     self.set_deadline();
                     let delivery = ready!(self.handle.poll_delivery(task));
                     self.deliver(delivery);
@@ -282,6 +289,14 @@ impl Pump<'_> {
         Ok(())
     }
 
+    /// Where the connection should go on, at a moment when nothing of it is under way.
+    fn destination(&self) -> Option<CoreId> {
+        if !self.may_move || !self.pending.is_empty() || self.handle.outstanding() > 0 {
+            return None;
+        }
+        handoff::destination(self.shared, &self.stack)
+    }
+
     fn is_stalled(&self) -> bool {
         self.pending.len() > PENDING_BYTES_MAX
             || self.stalled_at_ms.is_some_and(|at_ms| self.now_ms() >= at_ms)
@@ -317,7 +332,7 @@ impl Pump<'_> {
                 counters.handshake_failures.count();
                 debug!(%peer, %how, "connection ended before its first word: {reason}");
             }
-            (End::Closed, _) => debug!(%peer, %how, "connection ended"),
+            (End::Closed | End::Leaves(_), _) => debug!(%peer, %how, "connection ended"),
         }
     }
 }

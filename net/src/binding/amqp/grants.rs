@@ -63,6 +63,15 @@ impl Grants {
         })
     }
 
+    /// The device whose own token is the connection's only one.
+    pub fn sole_device(&self) -> Option<&DeviceId> {
+        let mut grants = self.by_resource.values();
+        match (grants.next()?, grants.next()) {
+            (Grant { principal: Principal::Device { device, .. }, .. }, None) => Some(device),
+            _ => None,
+        }
+    }
+
     /// The most specific grant whose resource covers `wanted` and that `allows`.
     fn find(&self, wanted: &Resource, allows: impl Fn(&Principal) -> bool) -> Option<&Grant> {
         let segments = wanted.segments();
@@ -122,6 +131,7 @@ mod tests {
         let mut grants = Grants::new(4);
         grants.put(device("dev1", 10), "h").unwrap();
         assert!(grants.for_device(&id("dev1")).is_some());
+        assert_eq!(grants.sole_device(), Some(&id("dev1")));
         for other in ["dev10", "dev", "Dev1"] {
             assert!(grants.for_device(&id(other)).is_none(), "{other}");
         }
@@ -133,6 +143,7 @@ mod tests {
         let mut grants = Grants::new(4);
         grants.put(policy(Rights::SERVICE_CONNECT, &["H"], 10), "h").unwrap();
         assert!(grants.for_service(&Resource::partition("g", "1", "h")).is_some());
+        assert_eq!(grants.sole_device(), None);
         assert!(grants.for_service(&Resource::management("h")).is_some());
         assert!(grants.for_device(&id("dev1")).is_none());
         let mut narrow = Grants::new(4);
@@ -151,6 +162,7 @@ mod tests {
         let mut grants = Grants::new(2);
         grants.put(device("a", 10), "h").unwrap();
         grants.put(device("b", 20), "h").unwrap();
+        assert_eq!(grants.sole_device(), None, "a gateway belongs to no device");
         assert_eq!(grants.put(device("c", 20), "h"), Err(GrantsExhausted { count_max: 2 }));
         grants.put(device("a", 30), "h").unwrap();
         assert!(!grants.expire(15, 0), "a was renewed");

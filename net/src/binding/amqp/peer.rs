@@ -73,6 +73,14 @@ impl Peer {
         self.phase = Phase::Finished;
     }
 
+    /// Whether nothing is attached but request nodes, and nothing ends: the engine knows nothing of the connection.
+    pub fn is_unattached(&self) -> bool {
+        self.phase == Phase::Talking
+            && self.retry_at_ms.is_none()
+            && self.telemetry.is_empty()
+            && self.readers.is_empty()
+    }
+
     fn finish_unless(&mut self, goes_on: bool) {
         if !goes_on {
             self.finish();

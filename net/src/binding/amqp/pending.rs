@@ -21,6 +21,11 @@ impl<T> Default for PendingTable<T> {
 }
 
 impl<T> PendingTable<T> {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     /// Keep `value` until its answer; returns the token to ask with.
     pub fn insert(&mut self, value: T) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {

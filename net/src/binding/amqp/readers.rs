@@ -301,6 +301,11 @@ impl Readers {
         }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
     /// Every receiver's link.
     pub fn all_links(&self) -> impl Iterator<Item = LinkId> + '_ {
         self.links.keys().copied()

@@ -74,6 +74,11 @@ struct TelemetryLink {
 }
 
 impl Telemetry {
+    /// Whether there are none, and no session either.
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty() && self.devices.is_empty()
+    }
+
     /// A client wants to send as the device that `segment` names.
     pub fn attach(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, segment: &DeviceSegment) {
         let mut candidates: Vec<DeviceId> = segment.candidates().collect();
