@@ -4,8 +4,9 @@ use registry::{DataKey, Policy};
 use segment_log::{LogConfig, RetentionConfig};
 
 use crate::access::AccessRules;
+use crate::command_rules::CommandRules;
 use crate::event::EVENT_HEADER_BYTES;
-use crate::limits::{EVENT_STAMP_BYTES_MAX, Limits, PARTITION_COUNT_MAX};
+use crate::limits::{COMMAND_HEAD_BYTES_MAX, EVENT_STAMP_BYTES_MAX, Limits, PARTITION_COUNT_MAX};
 
 /// Settings of a shard: the same for all shards of a hub.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct ShardConfig {
     pub access: AccessRules,
     /// What a caller can make a shard hold.
     pub limits: Limits,
+    /// How commands are kept and what is told of them.
+    pub commands: CommandRules,
     /// Seals keys at rest.
     pub data_key: DataKey,
     /// The policies of a new hub; empty: the built-in ones with generated keys.
@@ -24,7 +27,8 @@ pub struct ShardConfig {
     pub events: LogConfig,
     /// How each journal is kept. Nothing of it is retired but by a snapshot.
     pub journal: LogConfig,
-    /// Bytes of journal records after which a partition's registry is written as a snapshot and the journal is cut.
+    /// Bytes of journal records after which a partition's registry and commands are written as a snapshot and the journal is
+    /// cut; or as many as the last snapshot had, where that is more.
     pub snapshot_due_bytes: u64,
 }
 
@@ -36,6 +40,7 @@ impl ShardConfig {
             partition_count,
             access: AccessRules::default(),
             limits: Limits::default(),
+            commands: CommandRules::default(),
             data_key,
             first_policies: Vec::new(),
             // Retention takes whole segments, so one must not stay open for days: an hour late is what age may cost.
@@ -44,8 +49,8 @@ impl ShardConfig {
             journal: LogConfig {
                 segment_bytes_first: 1 << 20,
                 segment_bytes_max: 16 << 20,
-                commit_bytes_max: 256 << 10,
-                record_bytes_max: 64 << 10,
+                commit_bytes_max: 512 << 10,
+                record_bytes_max: (64 << 10) + COMMAND_HEAD_BYTES_MAX,
                 tail_bytes_max: 256 << 10,
                 keep_prepared: true,
                 ..LogConfig::default()
@@ -64,6 +69,17 @@ impl ShardConfig {
         }
         if (self.limits.event_bytes_max as usize) + EVENT_STAMP_BYTES_MAX > self.events.record_bytes_max {
             return Err("the largest event with its stamp does not fit a record");
+        }
+        self.commands.check()?;
+        if (self.commands.command_bytes_max as usize) + COMMAND_HEAD_BYTES_MAX > self.journal.record_bytes_max
+        {
+            return Err("the largest command with its head does not fit a record of the journal");
+        }
+        // A queue is purged by one record: the head, and nine bytes for each command.
+        if (self.commands.queue_depth_max as usize) * 9 + COMMAND_HEAD_BYTES_MAX
+            > self.journal.record_bytes_max
+        {
+            return Err("the purge of the deepest queue does not fit a record of the journal");
         }
         if self.access.token_skew_s > 300 {
             return Err("token_skew_s is not within 0 to 300");

@@ -1,26 +1,43 @@
-//! What stands in a partition's journal, and what its snapshot carries besides the registry.
+//! What stands in a partition's journal.
 //!
-//! A journal record is one byte for the kind, then the kind's fields; integers are little-endian.
+//! A journal record is one byte for the kind, then the kind's fields; integers are little-endian, a text is its length (1)
+//! and its bytes.
 //!
 //! | kind | fields |
 //! |---|---|
 //! | 1 registry | a change in the registry's own form |
 //! | 2 checkpoint | group (8), sequence number (8) |
 //! | 3 checkpoint dropped | group (8) |
+//! | 4 command enqueued | device (text), generation (8), number (8), enqueued at (8), expires at (8), ack (1), message id (text), then the bare message to the end |
+//! | 5 commands removed | device (text), outcome (1), at (8), how many (4), then number (8) and whether a receipt was gathered (1) of each |
+//! | 6 command given back | device (text), number (8), delivery count (1) |
+//! | 7 receipts batched | number (8), at (8), how many of the oldest (4) |
+//! | 8 batch given back | number (8), delivery count (1) |
+//! | 9 batch removed | number (8) |
 //!
-//! The snapshot's blob is: version 1 (1), the journal's mark (8), number of checkpoints (4), then group (8) and sequence
-//! number (8) of each.
+//! Times are milliseconds since 1970. Ack: 0 none, 1 positive, 2 negative, 3 full. Outcome: 0 success, 1 expired, 2 delivery count
+//! exceeded, 3 rejected, 4 purged. The deletion of a device (kind 1) ends its commands and the receipts that were gathered of
+//! it and are in no batch; no record says so once more.
 
-use registry::{Change, ChangeError, ConsumerGroupId, KeySealer};
+mod blob;
+mod fields;
 
-use crate::checkpoints::Checkpoints;
-use crate::request::SequenceNumber;
+use registry::{Change, ChangeError, ConsumerGroupId, DeviceId, GenerationId, KeySealer};
+
+use crate::command_queue::Command;
+use crate::request::{Outcome, SequenceNumber};
+pub(crate) use blob::{Blob, Frozen};
+use fields::{Fields, ack_code, outcome_code, put_count, put_number, put_text};
 
 const REGISTRY: u8 = 1;
 const CHECKPOINT: u8 = 2;
 const CHECKPOINT_DROPPED: u8 = 3;
-
-const EXTRA_VERSION: u8 = 1;
+const COMMAND_ENQUEUED: u8 = 4;
+const COMMANDS_REMOVED: u8 = 5;
+const COMMAND_GIVEN_BACK: u8 = 6;
+const RECEIPTS_BATCHED: u8 = 7;
+const BATCH_GIVEN_BACK: u8 = 8;
+const BATCH_REMOVED: u8 = 9;
 
 /// One change to what a partition knows besides its events. Each says what is the case afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +56,81 @@ pub(crate) enum Entry {
         /// Whose.
         group: ConsumerGroupId,
     },
+    /// A command waits.
+    CommandEnqueued(Enqueued),
+    /// Commands of one device left their queue.
+    CommandsRemoved(Removed),
+    /// A command was given back by its device.
+    CommandGivenBack(GivenBack),
+    /// The oldest receipts became a batch.
+    ReceiptsBatched(BatchMade),
+    /// A batch was given back by its receiver.
+    BatchGivenBack {
+        /// Which.
+        number: SequenceNumber,
+        /// How often by now.
+        delivery_count: u8,
+    },
+    /// A batch is done with.
+    BatchRemoved {
+        /// Which.
+        number: SequenceNumber,
+    },
+}
+
+/// A command that was enqueued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Enqueued {
+    /// For which device.
+    pub device: DeviceId,
+    /// Which of the identities of that id.
+    pub generation: GenerationId,
+    /// Its number.
+    pub number: SequenceNumber,
+    /// When, milliseconds since 1970.
+    pub enqueued_ms: u64,
+    /// The rest.
+    pub command: Command,
+}
+
+/// Commands that left their queue, all for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Removed {
+    /// Whose queue.
+    pub device: DeviceId,
+    /// Why.
+    pub outcome: Outcome,
+    /// When, milliseconds since 1970.
+    pub at_ms: u64,
+    /// Which, and whether its sender is told.
+    pub numbers: Vec<(SequenceNumber, bool)>,
+}
+
+/// A command that was given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GivenBack {
+    /// Whose.
+    pub device: DeviceId,
+    /// Which.
+    pub number: SequenceNumber,
+    /// How often by now.
+    pub delivery_count: u8,
+}
+
+/// A batch of receipts that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchMade {
+    /// Its number.
+    pub number: SequenceNumber,
+    /// When, milliseconds since 1970.
+    pub made_ms: u64,
+    /// How many of the receipts that had been gathered, the oldest first.
+    pub receipt_count: u32,
 }
 
 impl Entry {
-    /// Append the stored form to `out`.
-    pub fn encode(&self, sealer: &KeySealer, out: &mut Vec<u8>) {
+    /// Append the stored form to `out`, but for [`Entry::body`], which follows it.
+    pub fn encode_head(&self, sealer: &KeySealer, out: &mut Vec<u8>) {
         match self {
             Entry::Registry(change) => {
                 out.push(REGISTRY);
@@ -51,26 +138,109 @@ impl Entry {
             }
             Entry::Checkpoint { group, number } => {
                 out.push(CHECKPOINT);
-                out.extend_from_slice(&group.0.to_le_bytes());
-                out.extend_from_slice(&number.0.to_le_bytes());
+                put_number(out, group.0);
+                put_number(out, number.0);
             }
             Entry::CheckpointDropped { group } => {
                 out.push(CHECKPOINT_DROPPED);
-                out.extend_from_slice(&group.0.to_le_bytes());
+                put_number(out, group.0);
+            }
+            Entry::CommandEnqueued(enqueued) => {
+                out.push(COMMAND_ENQUEUED);
+                put_text(out, enqueued.device.as_str());
+                put_number(out, enqueued.generation.0);
+                put_number(out, enqueued.number.0);
+                put_number(out, enqueued.enqueued_ms);
+                put_number(out, enqueued.command.expires_ms);
+                out.push(ack_code(enqueued.command.ack));
+                put_text(out, &enqueued.command.message_id);
+            }
+            Entry::CommandsRemoved(removed) => {
+                out.push(COMMANDS_REMOVED);
+                put_text(out, removed.device.as_str());
+                out.push(outcome_code(removed.outcome));
+                put_number(out, removed.at_ms);
+                put_count(out, removed.numbers.len());
+                for (number, has_receipt) in &removed.numbers {
+                    put_number(out, number.0);
+                    out.push(u8::from(*has_receipt));
+                }
+            }
+            Entry::CommandGivenBack(given) => {
+                out.push(COMMAND_GIVEN_BACK);
+                put_text(out, given.device.as_str());
+                put_number(out, given.number.0);
+                out.push(given.delivery_count);
+            }
+            Entry::ReceiptsBatched(made) => {
+                out.push(RECEIPTS_BATCHED);
+                put_number(out, made.number.0);
+                put_number(out, made.made_ms);
+                out.extend_from_slice(&made.receipt_count.to_le_bytes());
+            }
+            Entry::BatchGivenBack { number, delivery_count } => {
+                out.push(BATCH_GIVEN_BACK);
+                put_number(out, number.0);
+                out.push(*delivery_count);
+            }
+            Entry::BatchRemoved { number } => {
+                out.push(BATCH_REMOVED);
+                put_number(out, number.0);
             }
         }
     }
 
-    /// Read what [`Entry::encode`] wrote. An unknown kind is an error: who skips a change could let somebody in.
+    /// The end of the stored form that is copied from where it lies: a command's message.
+    pub fn body(&self) -> &[u8] {
+        match self {
+            Entry::CommandEnqueued(enqueued) => &enqueued.command.message,
+            _ => &[],
+        }
+    }
+
+    /// Read a stored form. An unknown kind is an error: who skips a change could let somebody in.
     pub fn decode(bytes: &[u8], sealer: &KeySealer) -> Result<Self, EntryError> {
         let mut fields = Fields(bytes);
         let entry = match fields.byte()? {
             REGISTRY => return Ok(Entry::Registry(Change::decode(fields.0, sealer)?)),
-            CHECKPOINT => Entry::Checkpoint {
-                group: ConsumerGroupId(fields.number()?),
-                number: SequenceNumber(fields.number()?),
-            },
+            CHECKPOINT => {
+                Entry::Checkpoint { group: ConsumerGroupId(fields.number()?), number: fields.sequence()? }
+            }
             CHECKPOINT_DROPPED => Entry::CheckpointDropped { group: ConsumerGroupId(fields.number()?) },
+            COMMAND_ENQUEUED => Entry::CommandEnqueued(Enqueued {
+                device: fields.device()?,
+                generation: GenerationId(fields.number()?),
+                number: fields.sequence()?,
+                enqueued_ms: fields.number()?,
+                command: Command {
+                    expires_ms: fields.number()?,
+                    ack: fields.ack()?,
+                    message_id: fields.text()?.into(),
+                    message: fields.rest().into(),
+                },
+            }),
+            COMMANDS_REMOVED => Entry::CommandsRemoved(Removed {
+                device: fields.device()?,
+                outcome: fields.outcome()?,
+                at_ms: fields.number()?,
+                numbers: (0..fields.count()?)
+                    .map(|_| Ok((fields.sequence()?, fields.flag()?)))
+                    .collect::<Result<_, EntryError>>()?,
+            }),
+            COMMAND_GIVEN_BACK => Entry::CommandGivenBack(GivenBack {
+                device: fields.device()?,
+                number: fields.sequence()?,
+                delivery_count: fields.byte()?,
+            }),
+            RECEIPTS_BATCHED => Entry::ReceiptsBatched(BatchMade {
+                number: fields.sequence()?,
+                made_ms: fields.number()?,
+                receipt_count: fields.count()?,
+            }),
+            BATCH_GIVEN_BACK => {
+                Entry::BatchGivenBack { number: fields.sequence()?, delivery_count: fields.byte()? }
+            }
+            BATCH_REMOVED => Entry::BatchRemoved { number: fields.sequence()? },
             kind => return Err(EntryError::Kind(kind)),
         };
         fields.end()?;
@@ -78,39 +248,7 @@ impl Entry {
     }
 }
 
-/// The blob for a snapshot that holds everything before the journal's record `mark`.
-pub(crate) fn encode_extra(mark: u64, checkpoints: &Checkpoints) -> Vec<u8> {
-    let mut out = vec![EXTRA_VERSION];
-    out.extend_from_slice(&mark.to_le_bytes());
-    let count = u32::try_from(checkpoints.iter().len()).expect("the number of checkpoints has a limit");
-    out.extend_from_slice(&count.to_le_bytes());
-    for (group, number) in checkpoints.iter() {
-        out.extend_from_slice(&group.0.to_le_bytes());
-        out.extend_from_slice(&number.0.to_le_bytes());
-    }
-    out
-}
-
-/// Read what [`encode_extra`] wrote; no bytes at all are those of a partition that never had a snapshot.
-pub(crate) fn decode_extra(bytes: &[u8]) -> Result<(u64, Checkpoints), EntryError> {
-    let mut checkpoints = Checkpoints::default();
-    if bytes.is_empty() {
-        return Ok((0, checkpoints));
-    }
-    let mut fields = Fields(bytes);
-    match fields.byte()? {
-        EXTRA_VERSION => {}
-        version => return Err(EntryError::Version(version)),
-    }
-    let mark = fields.number()?;
-    for _ in 0..fields.count()? {
-        checkpoints.put(ConsumerGroupId(fields.number()?), SequenceNumber(fields.number()?));
-    }
-    fields.end()?;
-    Ok((mark, checkpoints))
-}
-
-/// Why stored bytes are no entry.
+/// Why stored bytes are no entry, or not one that fits what is known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// Shorter or longer than its fields.
@@ -119,6 +257,12 @@ pub enum EntryError {
     /// A kind that this version does not know.
     #[error("an entry has the unknown kind {0}")]
     Kind(u8),
+    /// A field that cannot have the value that it has.
+    #[error("a field of an entry has a value that it cannot have")]
+    Value,
+    /// It speaks of a command, a receipt or a batch that is not there.
+    #[error("an entry does not fit what was recorded before it")]
+    Unfitting,
     /// A version that this one does not know.
     #[error("the snapshot's blob has the unknown version {0}")]
     Version(u8),
@@ -127,38 +271,14 @@ pub enum EntryError {
     Change(#[from] ChangeError),
 }
 
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn byte(&mut self) -> Result<u8, EntryError> {
-        let (first, rest) = self.0.split_first().ok_or(EntryError::Length)?;
-        self.0 = rest;
-        Ok(*first)
-    }
-
-    fn count(&mut self) -> Result<u32, EntryError> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(EntryError::Length)?;
-        self.0 = rest;
-        Ok(u32::from_le_bytes(*first))
-    }
-
-    fn number(&mut self) -> Result<u64, EntryError> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(EntryError::Length)?;
-        self.0 = rest;
-        Ok(u64::from_le_bytes(*first))
-    }
-
-    fn end(&self) -> Result<(), EntryError> {
-        if self.0.is_empty() { Ok(()) } else { Err(EntryError::Length) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
-    use registry::{DataKey, DeviceId};
+    use registry::DataKey;
+
+    use crate::request::Ack;
 
     fn sealer() -> KeySealer {
         KeySealer::new(&DataKey::from_bytes([7; 32]))
@@ -166,16 +286,41 @@ mod tests {
 
     fn encode(entry: &Entry) -> Vec<u8> {
         let mut bytes = Vec::new();
-        entry.encode(&sealer(), &mut bytes);
+        entry.encode_head(&sealer(), &mut bytes);
+        bytes.extend_from_slice(entry.body());
         bytes
     }
 
-    fn examples() -> [Entry; 3] {
+    fn examples() -> [Entry; 9] {
         let group = ConsumerGroupId(0x0102);
+        let device = DeviceId::parse("p1").unwrap();
+        let number = SequenceNumber(0x0304);
         [
-            Entry::Registry(Change::DeleteDevice { device: DeviceId::parse("pump-1").unwrap() }),
+            Entry::Registry(Change::DeleteDevice { device: device.clone() }),
             Entry::Checkpoint { group, number: SequenceNumber(9) },
             Entry::CheckpointDropped { group },
+            Entry::CommandEnqueued(Enqueued {
+                device: device.clone(),
+                generation: GenerationId(5),
+                number,
+                enqueued_ms: 6,
+                command: Command {
+                    expires_ms: 7,
+                    ack: Ack::Full,
+                    message_id: "m".into(),
+                    message: b"body"[..].into(),
+                },
+            }),
+            Entry::CommandsRemoved(Removed {
+                device: device.clone(),
+                outcome: Outcome::Rejected,
+                at_ms: 8,
+                numbers: vec![(number, true), (SequenceNumber(1), false)],
+            }),
+            Entry::CommandGivenBack(GivenBack { device, number, delivery_count: 9 }),
+            Entry::ReceiptsBatched(BatchMade { number, made_ms: 10, receipt_count: 64 }),
+            Entry::BatchGivenBack { number, delivery_count: 11 },
+            Entry::BatchRemoved { number },
         ]
     }
 
@@ -183,42 +328,62 @@ mod tests {
     fn entries_survive_and_foreign_ones_are_errors() {
         for entry in examples() {
             let bytes = encode(&entry);
-            assert_eq!(Entry::decode(&bytes, &sealer()), Ok(entry));
-            for length in 0..bytes.len() {
+            assert_eq!(Entry::decode(&bytes, &sealer()), Ok(entry.clone()));
+            let head = bytes.len() - entry.body().len();
+            for length in 0..head {
                 assert!(Entry::decode(&bytes[..length], &sealer()).is_err());
             }
-            let longer = [&bytes[..], &[0]].concat();
-            assert!(Entry::decode(&longer, &sealer()).is_err());
+            if entry.body().is_empty() {
+                let longer = [&bytes[..], &[0]].concat();
+                assert!(Entry::decode(&longer, &sealer()).is_err());
+            }
         }
-        assert_eq!(Entry::decode(&[9], &sealer()), Err(EntryError::Kind(9)));
+        assert_eq!(Entry::decode(&[10], &sealer()), Err(EntryError::Kind(10)));
+        let mut bytes = encode(&examples()[4]);
+        bytes[4] = 5;
+        assert_eq!(Entry::decode(&bytes, &sealer()), Err(EntryError::Value), "an unknown outcome");
     }
 
     /// The bytes are on disk: they must never change without a new kind.
     #[test]
     fn the_form_is_frozen() {
-        assert_eq!(encode(&examples()[1]), [2, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(encode(&examples()[2]), [3, 2, 1, 0, 0, 0, 0, 0, 0]);
-    }
-
-    #[test]
-    fn the_snapshot_carries_mark_and_checkpoints() {
-        let mut checkpoints = Checkpoints::default();
-        checkpoints.put(ConsumerGroupId(1), SequenceNumber(5));
-        checkpoints.put(ConsumerGroupId(u64::MAX), SequenceNumber(6));
-        let bytes = encode_extra(77, &checkpoints);
-        assert_eq!(decode_extra(&bytes), Ok((77, checkpoints)));
-        assert_eq!(decode_extra(&[]), Ok((0, Checkpoints::default())));
-        assert_eq!(decode_extra(&bytes[..bytes.len() - 1]), Err(EntryError::Length));
-        assert_eq!(decode_extra(&[3]), Err(EntryError::Version(3)));
+        let bytes = |index: usize| encode(&examples()[index]);
+        assert_eq!(bytes(1), [2, 2, 1, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes(2), [3, 2, 1, 0, 0, 0, 0, 0, 0]);
+        let (device, number) = ([2, b'p', b'1'], [4, 3, 0, 0, 0, 0, 0, 0]);
+        let eight = |value: u8| [value, 0, 0, 0, 0, 0, 0, 0];
+        let enqueued = [&[4], &device[..], &eight(5), &number, &eight(6), &eight(7), &[3, 1, b'm'], b"body"];
+        assert_eq!(bytes(3), enqueued.concat());
+        let removed =
+            [&[5], &device[..], &[3], &eight(8), &[2, 0, 0, 0], &number, &[1], &eight(1), &[0]].concat();
+        assert_eq!(bytes(4), removed);
+        assert_eq!(bytes(5), [&[6], &device[..], &number, &[9]].concat());
+        assert_eq!(bytes(6), [&[7], &number[..], &eight(10), &[64, 0, 0, 0]].concat());
+        assert_eq!(bytes(7), [&[8], &number[..], &[11]].concat());
+        assert_eq!(bytes(8), [&[9], &number[..]].concat());
+        let codes = [Outcome::Success, Outcome::Expired, Outcome::DeliveryCountExceeded, Outcome::Rejected];
+        assert_eq!(codes.map(outcome_code), [0, 1, 2, 3]);
+        assert_eq!(outcome_code(Outcome::Purged), 4);
+        let acks = [Ack::None, Ack::Positive, Ack::Negative, Ack::Full];
+        assert_eq!(acks.map(ack_code), [0, 1, 2, 3]);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
         #[test]
-        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0..5_u8) {
-            let _ = decode_extra(&bytes);
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0..11_u8) {
             let entry = [&[kind], &bytes[..]].concat();
+            if let Ok(decoded) = Entry::decode(&entry, &sealer()) {
+                prop_assert_eq!(encode(&decoded), entry);
+            }
+        }
+
+        #[test]
+        fn damaged_entries_are_errors_or_others(example in 3..9_usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut entry = encode(&examples()[example]);
+            let at = at.index(entry.len());
+            entry[at] = byte;
             if let Ok(decoded) = Entry::decode(&entry, &sealer()) {
                 prop_assert_eq!(encode(&decoded), entry);
             }

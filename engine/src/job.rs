@@ -5,6 +5,7 @@ use std::sync::Arc;
 use registry::{Retired, SnapshotError, SnapshotFile, SnapshotJob};
 use segment_log::storage::Mapping;
 
+use crate::entry::Frozen;
 use crate::request::PartitionId;
 
 /// Work that a shard hands out: it may run on any thread, and the result goes back to
@@ -17,8 +18,8 @@ pub struct Job {
 
 #[derive(Debug)]
 enum Work {
-    /// Write the registry's snapshot into memory.
-    Snapshot(Box<SnapshotJob>),
+    /// Write the registry's snapshot, with everything else that the journal knows, into memory.
+    Snapshot(Box<(SnapshotJob, Frozen)>),
     /// Free what a snapshot made superfluous.
     Drop(Freed),
 }
@@ -34,27 +35,32 @@ impl std::fmt::Debug for Freed {
 }
 
 impl Job {
-    pub(crate) fn snapshot(partition: PartitionId, job: SnapshotJob) -> Self {
-        Self { partition, work: Work::Snapshot(Box::new(job)) }
+    pub(crate) fn snapshot(partition: PartitionId, job: SnapshotJob, frozen: Frozen) -> Self {
+        Self { partition, work: Work::Snapshot(Box::new((job, frozen))) }
     }
 
     pub(crate) fn free(partition: PartitionId, retired: Retired) -> Self {
         Self { partition, work: Work::Drop(Freed(retired)) }
     }
 
-    /// Do it. Blocks for as long as it takes: about a second for a million identities.
+    /// Do it. Blocks for as long as it takes: about a second for a million identities or a gibibyte of commands.
     pub fn run(self) -> JobDone {
         let made = match self.work {
             Work::Drop(Freed(retired)) => {
                 drop(retired);
                 None
             }
-            Work::Snapshot(job) => Some(job.run().and_then(|bytes| {
-                // The file is verified here once more, and served from memory from now on: what is mapped at the next
-                // start is this very content.
-                let file = SnapshotFile::open(Arc::new(Mapping::from_bytes(&bytes)))?;
-                Ok(MadeSnapshot { bytes, file })
-            })),
+            Work::Snapshot(work) => {
+                let (job, frozen) = *work;
+                Some(job.run(|out| frozen.encode(out)).and_then(|bytes| {
+                    // The file is verified here once more, and the identities are served from memory from now on: what
+                    // is mapped at the next start is this very content. Commands are in memory already.
+                    let bytes = Arc::new(bytes);
+                    let file = SnapshotFile::open(bytes.clone())?;
+                    let file = file.without_extra(|front| Arc::new(Mapping::from_bytes(front)));
+                    Ok(MadeSnapshot { bytes: Arc::unwrap_or_clone(bytes), file })
+                }))
+            }
         };
         JobDone { partition: self.partition, made }
     }

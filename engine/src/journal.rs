@@ -6,7 +6,7 @@ use registry::KeySealer;
 use segment_log::storage::{LogAction, LogDone, Storage};
 use segment_log::{AppendError, Finding, Log, LogEvent, Now, Offset, ReadLimit};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryError};
 use crate::fault::PartitionFault;
 use crate::request::{Caller, EngineError, Reply};
 
@@ -32,6 +32,8 @@ pub(crate) struct Journal<S: Storage> {
     waiting_count_max: usize,
     snapshot: Snapshot,
     snapshot_due_bytes: u64,
+    /// Size of the newest snapshot.
+    snapshot_bytes: u64,
     bytes_since_snapshot: u64,
 }
 
@@ -71,7 +73,7 @@ impl<S: Storage> Journal<S> {
         options: JournalOptions,
         mark: Mark,
         now: Now,
-        mut apply: impl FnMut(Entry),
+        mut apply: impl FnMut(Entry) -> Result<(), EntryError>,
     ) -> Result<(Self, segment_log::RecoveryReport), PartitionFault> {
         let (mut log, report) = Log::open(&mut storage, options.log, now, options.seed)?;
         let hides_changes = |finding: &Finding| match finding {
@@ -92,10 +94,9 @@ impl<S: Storage> Journal<S> {
             match log.read(Offset(at), limit) {
                 Ok(segment_log::Read::Records(slice)) => {
                     for record in slice.iter() {
-                        let entry = Entry::decode(record.payload, &options.sealer).map_err(|error| {
-                            PartitionFault::JournalEntry { offset: record.offset.0, error }
-                        })?;
-                        apply(entry);
+                        Entry::decode(record.payload, &options.sealer).and_then(&mut apply).map_err(
+                            |error| PartitionFault::JournalEntry { offset: record.offset.0, error },
+                        )?;
                         at = record.offset.0 + 1;
                         replayed_bytes += record.payload.len() as u64;
                     }
@@ -129,6 +130,7 @@ impl<S: Storage> Journal<S> {
             waiting_count_max: options.waiting_count_max,
             snapshot: Snapshot::Idle,
             snapshot_due_bytes: options.snapshot_due_bytes,
+            snapshot_bytes: options.snapshot_bytes,
             bytes_since_snapshot: replayed_bytes,
         };
         Ok((journal, report))
@@ -144,12 +146,14 @@ impl<S: Storage> Journal<S> {
             return Err(EngineError::Busy);
         }
         self.scratch.clear();
-        entry.encode(&self.sealer, &mut self.scratch);
+        entry.encode_head(&self.sealer, &mut self.scratch);
         let time_ms = now.wall_ms.max(self.log.last_time_ms());
-        let appended = self.log.append(&[&[&self.scratch]], time_ms);
-        self.bytes_since_snapshot += self.scratch.len() as u64;
+        let appended = self.log.append(&[&[&self.scratch, entry.body()]], time_ms);
         match appended {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.bytes_since_snapshot += (self.scratch.len() + entry.body().len()) as u64;
+                Ok(())
+            }
             Err(AppendError::Busy) => Err(EngineError::Busy),
             Err(AppendError::NoSpace) => Err(EngineError::StorageFull),
             Err(AppendError::Latched) => Err(EngineError::StorageFailed),
@@ -209,11 +213,12 @@ impl<S: Storage> Journal<S> {
         self.failed
     }
 
-    /// Whether enough was appended for a new snapshot, and none is being taken.
+    /// Whether enough was appended for a new snapshot, and none is being taken. As much as the last one had is enough: so
+    /// each byte that is appended costs one byte of snapshot at most, and the journal is as long as what is alive.
     pub fn snapshot_is_due(&self) -> bool {
         matches!(self.snapshot, Snapshot::Idle)
             && !self.failed
-            && self.bytes_since_snapshot >= self.snapshot_due_bytes
+            && self.bytes_since_snapshot >= self.snapshot_due_bytes.max(self.snapshot_bytes)
     }
 
     /// Whether one is being taken.
@@ -262,6 +267,7 @@ impl<S: Storage> Journal<S> {
                 let stage = std::mem::replace(&mut self.snapshot, Snapshot::Idle);
                 match (stage, result) {
                     (Snapshot::Storing(mark, bytes), Ok(())) => {
+                        self.snapshot_bytes = bytes;
                         self.log.remove_before(Offset(mark.0));
                         segment_log::drive(&mut self.log, &mut self.storage);
                         JournalNews::SnapshotStored { bytes }
@@ -304,8 +310,10 @@ pub(crate) struct JournalOptions {
     pub seed: u64,
     /// Answers that may wait.
     pub waiting_count_max: usize,
-    /// Bytes of entries after which a snapshot is due.
+    /// Bytes of entries after which a snapshot is due, unless the last one was larger.
     pub snapshot_due_bytes: u64,
+    /// Size of the snapshot that there is.
+    pub snapshot_bytes: u64,
 }
 
 /// Make the first segment now, while the partition opens, so that appends are taken from the first turn on. The reserve

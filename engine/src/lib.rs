@@ -1,5 +1,5 @@
-//! The hub's meaning: partitions, event logs, journals, sessions, readers and checkpoints, without threads, sockets or
-//! clocks.
+//! The hub's meaning: partitions, event logs, journals, sessions, readers, checkpoints, command queues and receipts,
+//! without threads, sockets or clocks.
 //!
 //! A [`Shard`](shard::Shard) is the partitions that one core runs. Its only door is [`request`]: closed enums for what is
 //! asked, answered and told. It owns no file: each partition asks its two logs' storages for what is to be done
@@ -10,6 +10,9 @@
 
 mod access;
 mod checkpoints;
+mod command_queue;
+mod command_rules;
+mod commands;
 mod config;
 pub mod door;
 pub mod embed;
@@ -17,10 +20,12 @@ mod entry;
 pub mod event;
 pub mod event_log;
 mod fault;
+mod feedback;
 mod job;
 mod journal;
 pub mod limits;
 pub mod local_log;
+mod lock_queue;
 pub mod monitor;
 mod outbox;
 mod partition;
@@ -28,6 +33,7 @@ pub mod payload;
 pub mod placement;
 mod readers;
 mod reading;
+mod receivers;
 pub mod request;
 mod sessions;
 pub mod shard;

@@ -3,7 +3,7 @@
 use registry::{DeviceId, GenerationId, PolicyName};
 
 use crate::event::AuthMethod;
-use crate::request::{EngineError, PartitionId, SessionEnd};
+use crate::request::{Ack, EngineError, Outcome, PartitionId, SessionEnd};
 
 /// How a caller came to the hub, for stamps, monitoring and texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,7 @@ pub enum Claim {
 pub enum LogName {
     /// Its events.
     Events,
-    /// Its journal: identities, groups, checkpoints.
+    /// Its journal: identities, groups, checkpoints, commands, receipts.
     Journal,
 }
 
@@ -107,6 +107,50 @@ pub enum MonitorEvent {
         event_count: u32,
         /// Why.
         error: EngineError,
+    },
+    /// A command was enqueued.
+    CommandEnqueued {
+        /// When.
+        at_ms: u64,
+        /// For which device.
+        device: DeviceId,
+        /// Size of the bare message.
+        bytes: u64,
+        /// Which outcomes are told.
+        ack: Ack,
+    },
+    /// A command was refused.
+    CommandRefused {
+        /// When.
+        at_ms: u64,
+        /// For which device.
+        device: DeviceId,
+        /// Size of the bare message.
+        bytes: u64,
+        /// Which outcomes were to be told.
+        ack: Ack,
+        /// Why.
+        error: EngineError,
+    },
+    /// Commands left a device's queue: completed, or dead-lettered for the reason that the outcome says.
+    CommandsEnded {
+        /// When.
+        at_ms: u64,
+        /// Whose queue.
+        device: DeviceId,
+        /// What became of them.
+        outcome: Outcome,
+        /// How many.
+        command_count: u32,
+    },
+    /// Receipts were dropped that nobody took: their batch expired or was given back as often as may be.
+    ReceiptsDropped {
+        /// When.
+        at_ms: u64,
+        /// Where.
+        partition: PartitionId,
+        /// How many.
+        receipt_count: u64,
     },
     /// An identity was created.
     DeviceCreated {
@@ -225,6 +269,34 @@ pub struct Counters {
     pub readers_stolen: u64,
     /// Checkpoints made durable.
     pub checkpoints: u64,
+    /// Commands enqueued.
+    pub commands_enqueued: u64,
+    /// Bytes of their messages.
+    pub command_bytes_enqueued: u64,
+    /// Commands that were refused, for whatever reason.
+    pub commands_refused: u64,
+    /// Commands handed to receivers, again each time they are received again.
+    pub commands_received: u64,
+    /// Commands completed.
+    pub commands_completed: u64,
+    /// Commands that devices gave back and that wait again.
+    pub commands_given_back: u64,
+    /// Commands dead-lettered because a device rejected them or gave them back too often.
+    pub commands_dead_lettered: u64,
+    /// Commands that expired.
+    pub commands_expired: u64,
+    /// Commands purged.
+    pub commands_purged: u64,
+    /// Commands that ended with the identity they were for.
+    pub commands_dropped: u64,
+    /// Receipts gathered.
+    pub receipts_gathered: u64,
+    /// Batches of receipts made.
+    pub receipt_batches_made: u64,
+    /// Batches of receipts that the back end completed.
+    pub receipt_batches_completed: u64,
+    /// Receipts in batches that were dropped.
+    pub receipts_dropped: u64,
     /// Identities created, changed and deleted.
     pub device_changes: u64,
     /// Snapshots made durable.

@@ -1,10 +1,13 @@
-//! The unit of placement: one event log, one journal, and the identities, sessions, readers and checkpoints that go with
-//! them.
+//! The unit of placement: one event log, one journal, and the identities, sessions, readers, checkpoints, commands and
+//! receipts that go with them.
 
 mod checking;
+mod commanding;
 mod consuming;
 mod identities;
 mod opening;
+mod receiving;
+mod sweeping;
 mod telemetry;
 
 use std::collections::VecDeque;
@@ -14,7 +17,9 @@ use segment_log::storage::Storage;
 use segment_log::{LogEvent, Now};
 
 use crate::checkpoints::Checkpoints;
+use crate::commands::Commands;
 use crate::config::ShardConfig;
+use crate::entry::Frozen;
 use crate::event_log::{EventLog, EventLogNews};
 use crate::job::{Job, JobDone};
 use crate::journal::{Journal, JournalNews, Mark};
@@ -22,10 +27,12 @@ use crate::limits::READ_BYTES_PER_TURN;
 use crate::monitor::{LogName, MonitorEvent};
 use crate::outbox::Outbox;
 use crate::reading::Reading;
+use crate::receivers::Receivers;
 use crate::request::{
     Caller, ConnectionId, EngineError, PartitionId, PartitionStatus, Reply, Request, SequenceNumber,
 };
 use crate::sessions::Sessions;
+use receiving::Undurable;
 use telemetry::PendingAppend;
 
 pub use opening::PartitionStorage;
@@ -38,6 +45,14 @@ pub(crate) struct Partition<E: EventLog, S: Storage> {
     journal: Journal<S>,
     store: Store,
     checkpoints: Checkpoints,
+    commands: Commands,
+    /// Commands and batches below this number are durable and may be received.
+    durable_end: SequenceNumber,
+    /// Those that are not yet, oldest first.
+    undurable: VecDeque<Undurable>,
+    receivers: Receivers,
+    /// The journal lives on its reserve: it takes what frees memory and no commands.
+    space_lacks: bool,
     sessions: Sessions,
     reading: Reading,
     /// Submitted and not durable yet, oldest first.
@@ -71,6 +86,15 @@ pub(crate) struct Turn<'a> {
     pub random: Random<'a>,
 }
 
+impl Turn<'_> {
+    /// Eight bytes of chance.
+    fn nonce(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        (self.random)(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
 impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Take a request. Those that wait for durability are answered by a later [`Partition::poll`].
     pub fn handle_request(&mut self, caller: Caller, request: Request, turn: &mut Turn<'_>) {
@@ -88,6 +112,11 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             }
             Request::CloseReader { reader } => self.close_reader(caller.connection, reader, turn),
             Request::CloseSession { session } => self.close_session(caller.connection, session, turn),
+            Request::OpenCommandReceiver { session } => self.open_command_receiver(caller, session, turn),
+            Request::OpenReceiptReceiver { .. } => self.open_receipt_receiver(caller, turn),
+            Request::Receive { receiver, count_max } => self.receive(caller, receiver, count_max, turn),
+            Request::CancelReceive { receiver } => self.cancel_receive(caller.connection, receiver, turn),
+            Request::CloseReceiver { receiver } => self.close_receiver(caller.connection, receiver, turn),
             Request::DescribePartition { .. } => {
                 turn.out.reply(caller, Reply::PartitionStatus(self.status()));
             }
@@ -124,6 +153,15 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::FindDevice { device } => self.find_device(&device),
             Request::ListDevices { after, count_max, .. } => self.list_devices(after.as_ref(), count_max),
             Request::CountDevices { .. } => Ok(Reply::DeviceCounts(self.count_devices())),
+            Request::EnqueueCommand(draft) => self.enqueue_command(draft, turn),
+            Request::ReceiveCommand { device, grant, protocol, lock_timeout_ms } => {
+                self.receive_command(&device, &grant, protocol, lock_timeout_ms, turn)
+            }
+            Request::Settle { holder, token, settlement } => {
+                self.settle(caller.connection, &holder, token, settlement, turn)
+            }
+            Request::PurgeCommands { device } => self.purge_commands(&device, turn),
+            Request::DescribeCommandQueue { device } => self.describe_command_queue(&device, turn),
             Request::PutCheckpoint { group, number, force, .. } => {
                 self.put_checkpoint(group, number, force, turn)
             }
@@ -149,13 +187,16 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         }
     }
 
-    /// A connection is gone: its sessions and readers end, and nobody is told.
+    /// A connection is gone: its sessions, readers and receivers end, and nobody is told.
     pub fn handle_connection_closed(&mut self, connection: ConnectionId, turn: &mut Turn<'_>) {
         for session in self.sessions.of_connection(connection) {
             self.end_session(session, None, turn);
         }
         for reader in self.reading.readers.of_connection(connection) {
             self.reading.end(reader);
+        }
+        for receiver in self.receivers.of_connection(connection) {
+            self.end_receiver(receiver, turn);
         }
     }
 
@@ -176,8 +217,12 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
 
     /// The end of a turn: what was appended goes out to the storage, what is durable is answered.
     pub fn poll(&mut self, turn: &mut Turn<'_>) {
+        if !self.is_closing {
+            self.sweep(turn);
+        }
         self.journal.poll(turn.now);
         self.take_journal_news(turn);
+        self.serve_receivers(turn);
         // A read may ask for bytes to be loaded, which has to go out in this turn, and is done at once by a storage that
         // blocks. Only news make work, so this ends.
         let mut budget = READ_BYTES_PER_TURN;
@@ -217,7 +262,11 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     /// When to poll again without other cause, on the monotonic clock.
     pub fn next_timeout_ms(&self, now: Now) -> Option<u64> {
         let busy = self.reading.has_work().then_some(now.mono_ms);
-        [busy, self.events.next_timeout_ms(), self.journal.next_timeout_ms()].into_iter().flatten().min()
+        let sweep = self.next_sweep_ms();
+        [busy, sweep, self.events.next_timeout_ms(), self.journal.next_timeout_ms()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What the partition holds.
@@ -247,14 +296,17 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
                     self.snapshot_failed(text, turn);
                 }
                 JournalNews::Log(LogEvent::Latched { error, .. }) => {
+                    self.fail_receivers(turn);
                     let text = error.to_string();
                     turn.out.monitor(MonitorEvent::LogFailed { at_ms, partition, log, text });
                 }
                 JournalNews::Log(LogEvent::PrepareFailed { error }) => {
+                    self.space_lacks = true;
                     let text = error.to_string();
                     turn.out.monitor(MonitorEvent::SpaceLacking { at_ms, partition, log, text });
                 }
                 JournalNews::Log(LogEvent::SpaceReturned) => {
+                    self.space_lacks = false;
                     turn.out.monitor(MonitorEvent::SpaceReturned { at_ms, partition, log });
                 }
                 JournalNews::Log(_) => {}
@@ -328,9 +380,10 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     }
 
     fn begin_snapshot(&mut self) {
-        let mark = self.journal.begin_snapshot();
-        let extra = crate::entry::encode_extra(mark.0, &self.checkpoints);
-        self.jobs.push_back(Job::snapshot(self.id, self.store.snapshot_job(extra)));
+        let Mark(mark) = self.journal.begin_snapshot();
+        let (checkpoints, commands) = (self.checkpoints.clone(), self.commands.freeze());
+        let frozen = Frozen { mark, checkpoints, commands };
+        self.jobs.push_back(Job::snapshot(self.id, self.store.snapshot_job(), frozen));
     }
 
     fn snapshot_failed(&mut self, text: String, turn: &mut Turn<'_>) {

@@ -26,6 +26,8 @@ pub(crate) struct Session {
     pub opened_mono_ms: u64,
     /// Last attach or event, milliseconds since 1970.
     pub last_activity_ms: u64,
+    /// Its receiver of commands.
+    pub receiver: Option<SlotKey>,
 }
 
 /// When a device was last seen, as far as this run knows. Milliseconds since 1970.
@@ -163,6 +165,7 @@ mod tests {
             protocol: Protocol::Amqps,
             opened_mono_ms: 5,
             last_activity_ms: 1000,
+            receiver: None,
         }
     }
 

@@ -7,6 +7,7 @@ use segment_log::Now;
 use segment_log::storage::Storage;
 
 pub use crate::access::AccessRules;
+pub use crate::command_rules::CommandRules;
 pub use crate::config::ShardConfig;
 use crate::door::{Busy, Door};
 pub use crate::fault::{OpenReport, PartitionFault};
@@ -108,7 +109,7 @@ impl<S: Storage> Shard<S> {
         }
     }
 
-    /// A connection is gone: its sessions and readers end; what it waits for may still be answered, and is to be dropped.
+    /// A connection is gone: its sessions, readers and receivers end; what it waits for may still be answered, and is to be dropped.
     pub fn handle_connection_closed(&mut self, connection: ConnectionId, now: Now) {
         self.for_each(now, |partition, turn| partition.handle_connection_closed(connection, turn));
     }

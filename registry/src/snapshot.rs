@@ -156,6 +156,13 @@ impl SnapshotFile {
         Ok(Self { bytes: aligned(bytes), marks, table, hub, extra, fingerprint })
     }
 
+    /// The same without the blob, for whoever serves from it and has no more use for that: `copy` is given what lies in
+    /// front of the blob and returns the bytes to serve from.
+    pub fn without_extra(self, copy: impl FnOnce(&[u8]) -> FileBytes) -> Self {
+        let bytes = aligned(copy(&self.file()[..self.extra]));
+        Self { bytes, ..self }
+    }
+
     /// The blob that the snapshot was taken with.
     pub fn extra(&self) -> &[u8] {
         &self.file()[self.extra..]
@@ -187,10 +194,17 @@ impl SnapshotFile {
         Ok(self.record(index)?.id.as_str())
     }
 
+    /// Which identity a device is here and what its status is.
+    pub(crate) fn standing(&self, id: &str) -> Result<Option<(GenerationId, DeviceStatus)>, RegistryError> {
+        let Ok(index) = self.search(id)? else { return Ok(None) };
+        let record = self.record(index)?;
+        let status = status_of(record.status).ok_or(RegistryError::Damaged)?;
+        Ok(Some((GenerationId(record.generation.into()), status)))
+    }
+
     /// The status of a device, if it is here and readable.
     pub(crate) fn status(&self, id: &str) -> Option<DeviceStatus> {
-        let index = self.search(id).ok()?.ok()?;
-        status_of(self.record(index).ok()?.status)
+        self.standing(id).ok()?.map(|(_, status)| status)
     }
 
     /// The device at `index`, with its keys opened.
@@ -293,7 +307,7 @@ pub(crate) fn write_snapshot(
     policies: &[Policy],
     groups: &[ConsumerGroup],
     marks: Marks,
-    extra: &[u8],
+    write_extra: impl FnOnce(&mut Vec<u8>),
     sealer: &KeySealer,
 ) -> Result<Vec<u8>, SnapshotError> {
     let mut file =
@@ -332,7 +346,7 @@ pub(crate) fn write_snapshot(
     let hub_position = file.len();
     file.extend_from_slice(&archive_of(&stored_hub(policies, groups, sealer))?);
     let extra_position = file.len();
-    file.extend_from_slice(extra);
+    write_extra(&mut file);
 
     let body_checksum = crc32fast::hash(&file[HEADER_BYTES..]);
     let file_bytes = file.len() as u64;

@@ -6,7 +6,7 @@ use crate::change::Change;
 use crate::device::{Device, DeviceStatus};
 use crate::error::RegistryError;
 use crate::group::ConsumerGroup;
-use crate::id::{ConsumerGroupId, DeviceId};
+use crate::id::{ConsumerGroupId, DeviceId, GenerationId};
 use crate::layer::{Entry, Layer, Merged};
 use crate::policy::Policy;
 use crate::seal::KeySealer;
@@ -119,6 +119,20 @@ impl Store {
         }
     }
 
+    /// Which of the identities of this id there is, and whether it may connect: without opening its keys.
+    ///
+    /// # Errors
+    /// [`RegistryError::Damaged`] when what is stored cannot be read.
+    pub fn standing(&self, id: &DeviceId) -> Result<Option<(GenerationId, DeviceStatus)>, RegistryError> {
+        if let Some(layered) = self.layered(id) {
+            return Ok(layered.map(|device| (device.generation, device.status)));
+        }
+        match &self.base {
+            Some(base) => base.standing(id.as_str()),
+            None => Ok(None),
+        }
+    }
+
     /// At most `count_max` identities in the order of their ids, those behind `after`.
     ///
     /// # Errors
@@ -174,9 +188,9 @@ impl Store {
         self.recent.len() + self.frozen.len()
     }
 
-    /// Freeze the present state as a job that writes it as a file; `extra` comes back when that file is opened. Cheap
-    /// when the last job's result was adopted and when it was dropped; else the unfinished job's layer is copied.
-    pub fn snapshot_job(&mut self, extra: Vec<u8>) -> SnapshotJob {
+    /// Freeze the present state as a job that writes it as a file. Cheap when the last job's result was adopted and when
+    /// it was dropped; else the unfinished job's layer is copied.
+    pub fn snapshot_job(&mut self) -> SnapshotJob {
         let recent = std::mem::take(&mut self.recent);
         match self.frozen.is_empty() {
             true => self.frozen = Arc::new(recent),
@@ -190,7 +204,6 @@ impl Store {
             marks: self.marks,
             policies: self.policies.clone(),
             groups: self.groups.clone(),
-            extra,
         }
     }
 
@@ -248,15 +261,15 @@ pub struct SnapshotJob {
     marks: Marks,
     policies: Vec<Policy>,
     groups: Vec<ConsumerGroup>,
-    extra: Vec<u8>,
 }
 
 impl SnapshotJob {
     /// Fold everything into the bytes of a file. What the older file holds unchanged is copied as it lies, still sealed.
+    /// `write_extra` appends a blob of the caller's own, which [`Store::open`] gives back.
     ///
     /// # Errors
     /// An identity in the older file is damaged: the new one would silently lack it, so there is none.
-    pub fn run(self) -> Result<Vec<u8>, SnapshotError> {
+    pub fn run(self, write_extra: impl FnOnce(&mut Vec<u8>)) -> Result<Vec<u8>, SnapshotError> {
         let none = Layer::new();
         let merged = Merged::new([&self.layer, &none], self.base.as_ref(), None)
             .map_err(|_| SnapshotError::Malformed)?;
@@ -266,7 +279,7 @@ impl SnapshotJob {
             &self.policies,
             &self.groups,
             self.marks,
-            &self.extra,
+            write_extra,
             &self.sealer,
         )
     }

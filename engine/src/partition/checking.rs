@@ -59,13 +59,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     ) -> Result<Reply, EngineError> {
         let now_s = turn.now.wall_ms / 1000;
         let checked = access::check_session(&self.store, &turn.config.access, &id, grant, now_s);
-        let (device, auth) = checked.map_err(|error| {
-            let claim = match &grant.principal {
-                Principal::Device { device, .. } => Claim::Device(device.clone()),
-                Principal::Policy { name, .. } => Claim::Policy(name.clone()),
-            };
-            refuse(Refusal { claim, error }, protocol, turn)
-        })?;
+        let (device, auth) = checked.map_err(|error| refuse_grant(grant, error, protocol, turn))?;
         if let Some((live, session)) = self.sessions.of_device(&id) {
             if session.connection == connection {
                 // Another link, or a renewed token, of the same connection.
@@ -86,6 +80,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             protocol,
             opened_mono_ms: turn.now.mono_ms,
             last_activity_ms: turn.now.wall_ms,
+            receiver: None,
         };
         let at_ms = turn.now.wall_ms;
         let opened = self.sessions.open(session, at_ms).ok_or(EngineError::Busy)?;
@@ -110,6 +105,9 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     ) -> Option<Session> {
         let at_ms = turn.now.wall_ms;
         let session = self.sessions.end(id, reason, at_ms)?;
+        if let Some(receiver) = session.receiver {
+            self.end_receiver(receiver, turn);
+        }
         turn.out.counters.disconnects += 1;
         turn.out.monitor(MonitorEvent::DeviceDisconnected {
             at_ms,
@@ -156,6 +154,20 @@ fn granted(
     turn: &mut Turn<'_>,
 ) -> Result<Reply, EngineError> {
     verified.map(Reply::Authenticated).map_err(|refusal| refuse(refusal, protocol, turn))
+}
+
+/// Leave word that a grant does not let its holder act for a device.
+pub(super) fn refuse_grant(
+    grant: &Grant,
+    error: EngineError,
+    protocol: Protocol,
+    turn: &mut Turn<'_>,
+) -> EngineError {
+    let claim = match &grant.principal {
+        Principal::Device { device, .. } => Claim::Device(device.clone()),
+        Principal::Policy { name, .. } => Claim::Policy(name.clone()),
+    };
+    refuse(Refusal { claim, error }, protocol, turn)
 }
 
 /// Leave word of a refusal; what the caller is told is its reason.

@@ -41,7 +41,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         Ok(Reply::Device(Box::new(self.view(after))))
     }
 
-    /// Delete an identity and end its session.
+    /// Delete an identity and end its queue and its session.
     pub(super) fn delete_device(
         &mut self,
         id: &DeviceId,
@@ -51,6 +51,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         let before = self.present(id)?;
         let change = self.store.plan_delete(id, etag(if_match)).map_err(refused)?;
         self.journal_change(change, turn)?;
+        turn.out.counters.commands_dropped += u64::from(self.commands.drop_device(id));
         self.revoke(&before, None, turn);
         self.sessions.forget(id);
         self.count_change(turn, |at_ms| MonitorEvent::DeviceDeleted { at_ms, device: id.clone() });
@@ -102,6 +103,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
 
     fn view(&self, device: Device) -> DeviceView {
         let activity = self.sessions.activity(&device.id);
+        let command_count = self.commands.queues.status(&device.id).depth();
         DeviceView {
             connected: self.sessions.of_device(&device.id).is_some(),
             connection_updated_ms: activity.map(|activity| activity.connection_updated_ms),
@@ -113,7 +115,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             status: device.status,
             status_reason: device.status_reason,
             status_updated_ms: device.status_updated_ms,
-            command_count: 0,
+            command_count,
         }
     }
 }

@@ -5,7 +5,8 @@ use segment_log::Finding;
 use segment_log::storage::Storage;
 
 use super::{Partition, Turn};
-use crate::entry::{self, Entry};
+use crate::commands::Commands;
+use crate::entry::{Blob, Entry};
 use crate::event_log::EventLog;
 use crate::fault::{OpenReport, PartitionFault};
 use crate::journal::{Journal, JournalOptions, Mark, SNAPSHOT_NAME};
@@ -14,6 +15,7 @@ use crate::monitor::{LogName, MonitorEvent};
 use crate::placement::HUB_PARTITION;
 use crate::readers::Readers;
 use crate::reading::Reading;
+use crate::receivers::Receivers;
 use crate::request::PartitionId;
 use crate::sessions::Sessions;
 
@@ -54,24 +56,37 @@ fn try_open<S: Storage>(
     let sealer = KeySealer::new(&config.data_key);
 
     let snapshot = journal_storage.read_file(SNAPSHOT_NAME)?.map(|file| file as FileBytes);
+    let snapshot_bytes = snapshot.as_ref().map_or(0, |file| (**file).as_ref().len() as u64);
     let (mut store, extra) = Store::open(snapshot, sealer.clone())?;
-    let (mark, mut checkpoints) = entry::decode_extra(&extra)?;
+    let mut commands = Commands::new(config.commands.receipt_ttl_ms);
+    let Blob { mark, mut checkpoints } = Blob::decode(&extra, &mut commands, now)?;
+    drop(extra);
     let options = JournalOptions {
         log: config.journal.clone(),
         sealer,
-        seed: seed(turn),
+        seed: turn.nonce(),
         waiting_count_max: config.limits.change_waiting_max as usize,
         snapshot_due_bytes: config.snapshot_due_bytes,
+        snapshot_bytes,
     };
-    let (journal, recovered) =
-        Journal::open(journal_storage, options, Mark(mark), now, |entry| match entry {
-            Entry::Registry(change) => store.apply(change),
+    let apply = |entry| {
+        match entry {
+            Entry::Registry(change) => {
+                if let Change::DeleteDevice { device } = &change {
+                    commands.drop_device(device);
+                }
+                store.apply(change);
+            }
             Entry::Checkpoint { group, number } => checkpoints.put(group, number),
             Entry::CheckpointDropped { group } => checkpoints.drop_group(group),
-        })?;
+            entry => commands.apply(entry, now)?,
+        }
+        Ok(())
+    };
+    let (journal, recovered) = Journal::open(journal_storage, options, Mark(mark), now, apply)?;
     report.journal = Some(recovered);
 
-    let (events, recovered) = LocalLog::open(events, config.events.clone(), now, seed(turn))?;
+    let (events, recovered) = LocalLog::open(events, config.events.clone(), now, turn.nonce())?;
     let damaged = recovered.findings.iter().filter_map(|finding| match finding {
         Finding::Damaged(range) => Some(range),
         _ => None,
@@ -96,6 +111,15 @@ fn try_open<S: Storage>(
         journal,
         store,
         checkpoints,
+        durable_end: commands.next_number(),
+        commands,
+        undurable: Default::default(),
+        receivers: Receivers::new(
+            id,
+            config.limits.session_count_max,
+            config.limits.receipt_receiver_count_max,
+        ),
+        space_lacks: false,
         sessions: Sessions::new(id, config.limits.session_count_max),
         reading: Reading::new(Readers::new(id, config.limits.reader_count_max)),
         appends: Default::default(),
@@ -127,10 +151,4 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         }
         Ok(())
     }
-}
-
-fn seed(turn: &mut Turn<'_>) -> u64 {
-    let mut bytes = [0; 8];
-    (turn.random)(&mut bytes);
-    u64::from_le_bytes(bytes)
 }

@@ -53,6 +53,13 @@ impl LockToken {
         SequenceNumber(u64::from_le_bytes(bytes))
     }
 
+    /// What tells this lock from the others of the same command or batch.
+    pub fn nonce(&self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.0[8..]);
+        u64::from_le_bytes(bytes)
+    }
+
     /// Read the text form, with or without hyphens. None: it is no token.
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(|uuid| Self(uuid.into_bytes()))

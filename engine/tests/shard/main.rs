@@ -4,6 +4,7 @@
 
 mod access;
 mod checker;
+mod commands;
 mod durability;
 mod model;
 mod reading;

@@ -44,6 +44,7 @@ pub fn config(partition_count: u16) -> ShardConfig {
     config.events = log.clone();
     config.journal = log;
     config.limits.event_bytes_max = 4096;
+    config.commands.command_bytes_max = 4096;
     config.snapshot_due_bytes = 500;
     config
 }

@@ -189,16 +189,18 @@ impl World {
                 assert_eq!(page, expected);
             }
             Step::StartSnapshot => {
-                self.job = Some((
-                    self.store.snapshot_job(self.journal.len().to_le_bytes().to_vec()),
-                    self.journal.len(),
-                ));
+                self.job = Some((self.store.snapshot_job(), self.journal.len()));
             }
             Step::FinishSnapshot { adopt } => {
                 let Some((job, covered)) = self.job.take() else { return };
-                let bytes = Arc::new(job.run().unwrap());
+                let extra = covered.to_le_bytes();
+                let bytes = Arc::new(job.run(|file| file.extend_from_slice(&extra)).unwrap());
                 if adopt {
-                    drop(self.store.adopt(SnapshotFile::open(bytes.clone()).unwrap()));
+                    let file = SnapshotFile::open(bytes.clone()).unwrap();
+                    assert_eq!(file.extra(), extra);
+                    let file = file.without_extra(|front| Arc::new(front.to_vec()));
+                    assert_eq!(file.extra(), []);
+                    drop(self.store.adopt(file));
                 }
                 self.file = Some(bytes);
                 self.journal.drain(..covered);
@@ -217,7 +219,10 @@ impl World {
     fn check(&self) {
         for device in 0..12 {
             let device = id(&format!("d{device}"));
-            assert_eq!(self.store.device(&device).unwrap().as_ref(), self.devices.get(&device));
+            let expected = self.devices.get(&device);
+            assert_eq!(self.store.device(&device).unwrap().as_ref(), expected);
+            let standing = expected.map(|device| (device.generation, device.status));
+            assert_eq!(self.store.standing(&device), Ok(standing));
         }
         let all: Vec<&Device> = self.devices.values().collect();
         assert_eq!(self.store.devices_after(None, 100).unwrap().iter().collect::<Vec<_>>(), all);

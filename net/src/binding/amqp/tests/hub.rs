@@ -102,6 +102,7 @@ pub fn config(partition_count: u16, segment_bytes: u64, event_bytes_max: u32) ->
         ..LogConfig::default()
     };
     config.limits.event_bytes_max = event_bytes_max;
+    config.commands.command_bytes_max = 4 << 10;
     config
 }
 

@@ -45,6 +45,7 @@ fn config() -> ShardConfig {
     };
     config.journal = config.events.clone();
     config.limits.event_bytes_max = 16 << 10;
+    config.commands.command_bytes_max = 16 << 10;
     config.first_policies = vec![
         policy("owner", Rights::ALL, 1),
         policy("reader", Rights::REGISTRY_READ, 2),
