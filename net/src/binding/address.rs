@@ -6,6 +6,12 @@
 use percent_encoding::percent_decode_str;
 use registry::DeviceId;
 
+/// Below a device: its commands. Below the hub: everybody's.
+const COMMANDS: [&str; 2] = ["messages", "devicebound"];
+
+/// Where receipts are.
+const RECEIPTS: [&str; 3] = ["messages", "serviceBound", "feedback"];
+
 /// What a link address names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -15,7 +21,11 @@ pub enum Address {
     Management,
     /// `/devices/{id}/messages/events`.
     DeviceEvents(DeviceSegment),
-    /// Any other path of a device that IoT Hub documents: commands, methods, twin, modules.
+    /// `/devices/{id}/messages/devicebound`: where a device receives its commands, and what a command is addressed to.
+    DeviceCommands(DeviceSegment),
+    /// `/devices/{id}/modules/{module}/messages/devicebound`.
+    ModuleCommands(DeviceSegment),
+    /// Any other path of a device that IoT Hub documents: methods, twin, modules.
     DeviceOther(DeviceSegment),
     /// `{event hub}/ConsumerGroups/{group}/Partitions/{partition}`.
     Partition {
@@ -26,7 +36,11 @@ pub enum Address {
     },
     /// The event hub itself or a partition or publisher of it: where Event Hubs producers send.
     EventHub,
-    /// A service endpoint of IoT Hub that this hub does not have: commands, feedback, file notifications.
+    /// `/messages/devicebound`: where back ends send commands.
+    Commands,
+    /// `/messages/serviceBound/feedback`: where back ends receive receipts.
+    Receipts,
+    /// A service endpoint of IoT Hub that this hub does not have: file notifications, operations monitoring.
     ServiceEndpoint,
     /// Nothing that is known.
     Unknown,
@@ -76,12 +90,17 @@ impl Address {
         if is_path(rest, &["messages", "events"]) {
             return Self::DeviceEvents(device);
         }
+        if is_path(rest, &COMMANDS) {
+            return Self::DeviceCommands(device);
+        }
         let own = match rest {
             [word, _module, rest @ ..] if word.eq_ignore_ascii_case("modules") => rest,
             _ => rest,
         };
-        let known: [&[&str]; 4] =
-            [&["messages", "events"], &["messages", "devicebound"], &["methods", "devicebound"], &["twin"]];
+        if is_path(own, &COMMANDS) {
+            return Self::ModuleCommands(device);
+        }
+        let known: [&[&str]; 3] = [&["messages", "events"], &["methods", "devicebound"], &["twin"]];
         if known.iter().any(|path| is_path(own, path)) { Self::DeviceOther(device) } else { Self::Unknown }
     }
 
@@ -106,13 +125,14 @@ impl Address {
     }
 
     fn of_service(segments: &[&str]) -> Self {
-        let known: [&[&str]; 5] = [
-            &["messages", "devicebound"],
-            &["messages", "serviceBound", "feedback"],
-            &["messages", "serviceBound", "filenotifications"],
-            &["messages", "operationsMonitoringEvents"],
-            &["messages", "devicebound", "feedback"],
-        ];
+        if is_path(segments, &COMMANDS) {
+            return Self::Commands;
+        }
+        if is_path(segments, &RECEIPTS) {
+            return Self::Receipts;
+        }
+        let known: [&[&str]; 2] =
+            [&["messages", "serviceBound", "filenotifications"], &["messages", "operationsMonitoringEvents"]];
         if known.iter().any(|path| is_path(segments, path)) { Self::ServiceEndpoint } else { Self::Unknown }
     }
 }
@@ -151,6 +171,16 @@ impl Resource {
     /// Reading a partition of the event hub.
     pub fn partition(group: &str, partition: &str, event_hub: &str) -> Self {
         Self::from_segments(&[event_hub, "consumergroups", group, "partitions", partition], event_hub)
+    }
+
+    /// Sending commands.
+    pub fn commands(event_hub: &str) -> Self {
+        Self::from_segments(&COMMANDS, event_hub)
+    }
+
+    /// Receiving receipts.
+    pub fn receipts(event_hub: &str) -> Self {
+        Self::from_segments(&RECEIPTS, event_hub)
     }
 
     /// The management node of the event hub.
@@ -244,8 +274,6 @@ mod tests {
     #[test]
     fn other_device_paths_are_known_but_not_events() {
         for text in [
-            "/devices/d/messages/devicebound",
-            "/devices/d/messages/deviceBound",
             "/devices/d/methods/devicebound",
             "/devices/d/twin",
             "/devices/d/modules/m/messages/events",
@@ -281,7 +309,27 @@ mod tests {
             assert_eq!(parse(text), Address::EventHub, "{text}");
         }
         assert_eq!(parse("other/ConsumerGroups/$Default/Partitions/3"), Address::Unknown);
-        assert_eq!(parse("/messages/devicebound"), Address::ServiceEndpoint);
+        assert_eq!(parse("/messages/serviceBound/filenotifications"), Address::ServiceEndpoint);
+    }
+
+    #[test]
+    fn command_addresses_of_every_client_form() {
+        for text in [
+            "/devices/d/messages/devicebound",
+            "/devices/d/messages/deviceBound",
+            "devices/d/messages/devicebound",
+            "amqps://hub.example:5671/devices/d/messages/devicebound",
+        ] {
+            let Address::DeviceCommands(device) = parse(text) else { panic!("{text}") };
+            assert_eq!(device.as_str(), "d", "{text}");
+        }
+        assert!(matches!(parse("/devices/d/modules/m/messages/deviceBound"), Address::ModuleCommands(_)));
+        for text in ["/messages/devicebound", "amqps://hub/messages/deviceBound", "messages/devicebound/"] {
+            assert_eq!(parse(text), Address::Commands, "{text}");
+        }
+        for text in ["/messages/serviceBound/feedback", "/messages/servicebound/Feedback"] {
+            assert_eq!(parse(text), Address::Receipts, "{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
-//! AMQP, spoken for the hub: tokens, telemetry of devices, and readers of the event hub.
+//! AMQP, spoken for the hub: tokens, telemetry and commands of devices, readers of the event hub, receipts.
 //!
 //! [`AmqpBinding`] turns the events of [`net_amqp::Connection`] into requests to the engine and its answers into frames. A
-//! connection is a `Peer` with four parts: its login, the request nodes `$cbs` and `$management`, telemetry links, and
-//! receivers of events. Each part gets a `Turn` to work with: the protocol machine, the output, the way to the engine.
+//! connection is a `Peer` whose parts are its login, the request nodes `$cbs` and `$management`, the devices attached on it
+//! with their telemetry links, receivers of events, inlets for commands, and outlets of commands and receipts. Each part gets
+//! a `Turn` to work with: the protocol machine, the output, the way to the engine.
 
 mod cbs;
 mod checkpoint;
+mod commands;
 mod delivery;
 mod filter;
 mod grants;
@@ -18,6 +20,7 @@ mod pending;
 mod readers;
 mod rpc;
 mod sasl;
+mod sessions;
 mod telemetry;
 mod turn;
 

@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod amqp;
+pub mod command;
 pub mod http;
 pub mod properties;
 pub mod status;

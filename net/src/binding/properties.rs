@@ -322,7 +322,7 @@ const MESSAGE_ID_INDEX: usize = 0;
 const CORRELATION_ID_INDEX: usize = 5;
 
 /// Whether only the hub may say this. Without case: a consumer may compare so.
-fn is_reserved(name: &str) -> bool {
+pub fn is_reserved(name: &str) -> bool {
     let starts_with =
         |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     starts_with("iothub-connection-")

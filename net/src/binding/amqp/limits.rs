@@ -64,4 +64,23 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 512;
 /// Longest name of a receiver that is kept, bytes; the rest is cut.
 pub const RECEIVER_NAME_BYTES_MAX: usize = 256;
 
+/// Credit of a link on which commands come in.
+pub const COMMAND_CREDIT: u32 = 100;
+
+/// Commands of one connection that wait to be durable; above it nothing is read.
+pub const ENQUEUE_WAITING_MAX: usize = 1024;
+
+/// Bytes of such commands; above it nothing is read. Each is 64 KiB at most.
+pub const ENQUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Deliveries that a link may leave unsettled where a lock stands behind each. Above what a device's queue holds.
+pub const UNSETTLED_COUNT_MAX: usize = 1024;
+
+/// How long something that is locked waits for the peer's window before it is given back, milliseconds: half of the
+/// shortest usual lock.
+pub const QUEUED_MS_MAX: u64 = 30_000;
+
+/// No lock lasts longer, milliseconds [IoT Hub: locks of feedback last 5 to 300 s].
+pub const LOCK_MS_MAX: u64 = 300_000;
+
 const _: () = assert!(EVENT_BYTES_MAX as u64 <= MESSAGE_BYTES_MAX);

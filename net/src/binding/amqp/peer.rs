@@ -1,15 +1,19 @@
 //! What a connection holds besides the protocol's own state, and where its events, answers and timers go.
 
-use engine::request::{EngineError, Notice, Reply};
-use net_amqp::{Attach, DeliveryState, Error, Event, LinkId, LinkRole, SessionId, condition};
+mod attach;
 
+use engine::request::{EngineError, Notice, Reply, Request, SessionId};
+use net_amqp::{DeliveryState, Error, Event, LinkId, condition};
+
+use super::commands::{Inlets, Outlets};
 use super::login::Login;
 use super::nodes::{Node, Nodes};
-use super::readers::{EXPIRED_TEXT, NO_LISTEN_TEXT, Readers};
+use super::readers::{EXPIRED_TEXT, Readers};
+use super::sessions::{DeviceSessions, expired_status};
 use super::telemetry::{Delivery, Telemetry};
 use super::turn::{Pending, Turn};
 use super::{cbs, limits, management, rpc};
-use crate::binding::address::{Address, Resource};
+use crate::binding::address::Resource;
 use crate::binding::status::Status;
 
 /// What the connection holds besides the protocol's own state.
@@ -17,8 +21,11 @@ use crate::binding::status::Status;
 pub struct Peer {
     login: Login,
     nodes: Nodes,
+    sessions: DeviceSessions,
     telemetry: Telemetry,
     readers: Readers,
+    inlets: Inlets,
+    outlets: Outlets,
     phase: Phase,
     retry_at_ms: Option<u64>,
 }
@@ -41,8 +48,11 @@ impl Peer {
         Self {
             login: Login::new(now_ms),
             nodes: Nodes::default(),
+            sessions: DeviceSessions::default(),
             telemetry: Telemetry::default(),
             readers: Readers::default(),
+            inlets: Inlets::default(),
+            outlets: Outlets::default(),
             phase: Phase::Talking,
             retry_at_ms: None,
         }
@@ -51,6 +61,9 @@ impl Peer {
     /// Run `action`, then do what is due whatever happened.
     pub fn with(&mut self, turn: &mut Turn<'_, '_>, action: impl FnOnce(&mut Self, &mut Turn<'_, '_>)) {
         action(self, turn);
+        for link in self.outlets.take_ended() {
+            self.leave(turn, link);
+        }
         self.finish_stop(turn);
         if std::mem::take(&mut turn.shared.must_retry) {
             self.retry_at_ms = Some(turn.hub.now.mono_ms + limits::RETRY_MS);
@@ -60,7 +73,7 @@ impl Peer {
 
     /// Whether more input is welcome.
     pub fn wants_input(&self) -> bool {
-        !self.is_finished() && self.telemetry.has_room()
+        !self.is_finished() && self.telemetry.has_room() && self.inlets.has_room()
     }
 
     /// Whether the connection is over.
@@ -77,8 +90,10 @@ impl Peer {
     pub fn is_unattached(&self) -> bool {
         self.phase == Phase::Talking
             && self.retry_at_ms.is_none()
-            && self.telemetry.is_empty()
+            && self.sessions.is_empty()
             && self.readers.is_empty()
+            && self.inlets.is_empty()
+            && self.outlets.is_empty()
     }
 
     fn finish_unless(&mut self, goes_on: bool) {
@@ -96,9 +111,14 @@ impl Peer {
     pub fn handle_notice(&mut self, turn: &mut Turn<'_, '_>, notice: Notice) {
         match notice {
             Notice::SessionEnded { session, reason } => {
-                self.telemetry.handle_session_ended(turn, session, reason);
+                let status = Status::of(&EngineError::SessionEnded(Some(reason)));
+                self.end_session(turn, session, &status);
             }
-            notice => self.readers.handle_notice(turn, &notice),
+            notice => {
+                if !self.outlets.handle_notice(turn, &notice) {
+                    self.readers.handle_notice(turn, &notice);
+                }
+            }
         }
     }
 
@@ -106,6 +126,7 @@ impl Peer {
     pub fn handle_room(&mut self, turn: &mut Turn<'_, '_>) {
         self.nodes.send_all(turn);
         self.readers.pump_all(turn);
+        self.outlets.pump_stalled(turn);
     }
 
     /// Say what was gathered over the turn.
@@ -141,80 +162,35 @@ impl Peer {
             }
             Event::Attached { link, session, attach } => self.handle_attach(turn, link, session, &attach),
             Event::Flow { link, .. } if self.readers.owns(link) => self.readers.handle_flow(turn, link),
+            Event::Flow { link, .. } if self.outlets.owns(link) => self.outlets.handle_flow(turn, link),
             Event::Flow { link, .. } => self.nodes.handle_credit(turn, link),
             Event::Window { .. } => self.handle_room(turn),
             Event::Transfer { link, delivery_id, message_format, settled, payload, .. } => {
                 let delivery = Delivery { link, delivery_id, settled };
-                if !self.telemetry.handle_transfer(turn, delivery, message_format, payload) {
+                if !self.telemetry.handle_transfer(turn, delivery, message_format, payload)
+                    && !self.inlets.handle_transfer(turn, delivery, message_format, payload)
+                {
                     self.handle_request(turn, delivery, payload);
                 }
             }
-            Event::Aborted { link } => self.telemetry.handle_aborted(link),
+            Event::Aborted { link } => {
+                self.telemetry.handle_aborted(link);
+                self.inlets.handle_aborted(turn, link);
+            }
             Event::Settled { link, first, last, state, settled } => {
                 self.handle_settled(turn, link, (first, last), state, settled);
             }
             Event::Detached { link, .. } => {
                 self.nodes.handle_detached(link);
-                self.telemetry.handle_detached(turn, link);
+                self.telemetry.forget(link);
                 self.readers.handle_detached(turn, link);
+                self.inlets.forget(link);
+                self.outlets.forget(turn, link);
+                self.leave(turn, link);
             }
             Event::Ended { session, .. } => self.nodes.handle_ended(session),
             Event::Closed { .. } => self.phase = Phase::Finished,
             _ => {}
-        }
-    }
-
-    /// A client asks for a link.
-    fn handle_attach(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        link: LinkId,
-        session: SessionId,
-        attach: &Attach<'_>,
-    ) {
-        if self.phase != Phase::Talking {
-            return turn.refuse(link, &Status::of(&EngineError::Stopping));
-        }
-        let source = attach.source.as_ref().and_then(|source| source.address);
-        let target = attach.target.as_ref().and_then(|target| target.address);
-        let client_sends = attach.role == LinkRole::Sender;
-        let text = if client_sends { target } else { source }.unwrap_or_default();
-        let event_hub = turn.hub.hub.name.as_str();
-        match (Address::parse(text, event_hub), client_sends) {
-            (Address::Cbs, _) => self.nodes.attach(turn, Node::Cbs, link, session, attach),
-            _ if turn.shared.grants.is_empty() => {
-                let text = "Unauthorized access: no token was put to $cbs on this connection";
-                let status =
-                    Status::new(401_002, "IotHubUnauthorizedAccess", condition::UNAUTHORIZED_ACCESS, text);
-                turn.refuse(link, &status);
-            }
-            (Address::Management, _) => {
-                if turn.shared.grants.for_service(&Resource::management(event_hub)).is_some() {
-                    self.nodes.attach(turn, Node::Management, link, session, attach);
-                } else {
-                    turn.refuse_reader(link, condition::UNAUTHORIZED_ACCESS, NO_LISTEN_TEXT);
-                }
-            }
-            (Address::DeviceEvents(device), true) => self.telemetry.attach(turn, link, &device),
-            (Address::Partition { group, partition }, false) => {
-                self.readers.attach(turn, link, attach, (&group, &partition));
-            }
-            (Address::DeviceEvents(_) | Address::Partition { .. }, _) => {
-                let text = "the link goes the wrong way for its address";
-                turn.refuse(link, &Status::new(400_003, "InvalidOperation", condition::NOT_ALLOWED, text));
-            }
-            (Address::DeviceOther(_) | Address::ServiceEndpoint, _) => {
-                let text = "this hub does not have the endpoint";
-                turn.refuse(link, &Status::new(501_001, "NotImplemented", condition::NOT_IMPLEMENTED, text));
-            }
-            (Address::EventHub, _) => {
-                let text = "The event hub takes events from devices alone and is read by partition.";
-                turn.refuse_reader(link, condition::NOT_ALLOWED, text);
-            }
-            (Address::Unknown, _) => {
-                let text = turn.not_found_text(text);
-                turn.refuse_reader(link, condition::NOT_FOUND, &text);
-            }
         }
     }
 
@@ -249,6 +225,8 @@ impl Peer {
     ) {
         if self.readers.owns(link) {
             self.readers.handle_settled(turn, link, (first, last), state.as_ref(), settled);
+        } else if self.outlets.owns(link) {
+            self.outlets.handle_settled(turn, link, (first, last), state.as_ref(), settled);
         } else if let Some(state) = state.filter(|_| !settled) {
             turn.connection.settle(link, first, last, &state, true, turn.output);
         }
@@ -268,12 +246,20 @@ impl Peer {
             Pending::Description(ticket) => {
                 management::handle_description(&mut self.nodes, turn, ticket, reply)
             }
-            Pending::OpenSession(device) => self.telemetry.handle_session(turn, device, reply),
+            Pending::OpenSession(device) => {
+                for joined in self.sessions.handle_answer(turn, device, reply) {
+                    self.accept_joined(turn, joined);
+                }
+            }
             Pending::Append(ticket) => self.telemetry.handle_appended(turn, ticket, reply),
             Pending::FindGroup(link) => self.readers.handle_group(turn, link, reply),
             Pending::OpenReader(link) => self.readers.handle_reader(turn, link, reply),
             Pending::Read(link) => self.readers.handle_events(turn, link, reply),
             Pending::PutCheckpoint(link) => self.readers.handle_checkpoint(turn, link, reply),
+            Pending::Enqueue(ticket) => self.inlets.handle_enqueued(turn, *ticket, reply),
+            Pending::OpenReceiver(link, source) => self.outlets.handle_opened(turn, link, source, reply),
+            Pending::Receive(link, source) => self.outlets.handle_received(turn, link, source, reply),
+            Pending::Settle(link, delivery_id) => self.outlets.handle_kept(turn, link, delivery_id, reply),
         }
     }
 
@@ -283,6 +269,7 @@ impl Peer {
             turn.send_unsent();
             self.telemetry.retry(turn);
             self.readers.retry(turn);
+            self.outlets.pump_stalled(turn);
         }
     }
 
@@ -310,8 +297,13 @@ impl Peer {
                     "The token of the connection has expired.",
                 );
             }
-            self.telemetry.handle_expiry(turn);
+            for session in self.sessions.expired(turn) {
+                self.end_session(turn, session, &expired_status());
+                turn.tell(Request::CloseSession { session });
+            }
             self.readers.handle_expiry(turn);
+            self.inlets.handle_expiry(turn);
+            self.outlets.handle_expiry(turn);
             if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
                 for link in self.nodes.links(Node::Management) {
                     self.nodes.handle_detached(link);
@@ -324,10 +316,31 @@ impl Peer {
         }
     }
 
+    /// A device's session is over: so are its links.
+    fn end_session(&mut self, turn: &mut Turn<'_, '_>, session: SessionId, status: &Status) {
+        self.telemetry.forget_session(session);
+        for link in self.sessions.forget(session) {
+            self.telemetry.forget(link);
+            self.outlets.forget(turn, link);
+            turn.detach(link, status);
+        }
+    }
+
+    /// A link of a device is gone; with the last one goes the session.
+    fn leave(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
+        if let Some(session) = self.sessions.handle_detached(turn, link) {
+            self.telemetry.forget_session(session);
+        }
+    }
+
     /// When the hub stops and all that was in flight is answered: say goodbye.
     fn finish_stop(&mut self, turn: &mut Turn<'_, '_>) {
         let Phase::Stopping(condition) = self.phase else { return };
-        if self.telemetry.is_waiting() || self.readers.is_waiting() {
+        let is_waiting = self.telemetry.is_waiting()
+            || self.readers.is_waiting()
+            || self.inlets.is_waiting()
+            || self.outlets.is_waiting();
+        if is_waiting {
             return;
         }
         self.telemetry.handle_turn_end(turn);
@@ -337,6 +350,8 @@ impl Peer {
             .all_links()
             .chain(self.telemetry.all_links())
             .chain(self.readers.all_links())
+            .chain(self.inlets.all_links())
+            .chain(self.outlets.all_links())
             .collect();
         for link in links {
             turn.connection.detach(link, Some(&reason), turn.output);

@@ -19,7 +19,7 @@ use registry::ConsumerGroupId;
 
 use super::LinkMap;
 use super::checkpoint::CheckpointWindow;
-use super::telemetry::expired_status;
+use super::sessions::expired_status;
 use super::turn::{Pending, Turn};
 use crate::binding::address::Resource;
 use crate::binding::status::Status;

@@ -1,8 +1,10 @@
 //! The binding face to face with a client machine: over a scripted engine, and over a real shard on a simulated disk.
 
+mod commands;
 mod deliveries;
 mod hostile;
 mod hub;
+mod outlets;
 mod power_cut;
 mod readers;
 mod receivers;

@@ -43,6 +43,14 @@ pub enum Pending {
     Read(LinkId),
     /// A receiver's checkpoint.
     PutCheckpoint(LinkId),
+    /// A command to enqueue.
+    Enqueue(Box<super::commands::EnqueueTicket>),
+    /// The receiver of an outlet's source.
+    OpenReceiver(LinkId, u16),
+    /// Commands or receipts for an outlet's source.
+    Receive(LinkId, u16),
+    /// What an outlet's peer said of a delivery.
+    Settle(LinkId, u32),
 }
 
 /// What all parts of a connection share.
@@ -52,7 +60,8 @@ pub struct Shared {
     pub grants: Grants,
     /// Requests that wait for their answer.
     pub pending: PendingTable<Pending>,
-    /// Requests without an answer that met a full engine; they must not be lost. At most one per session and reader.
+    /// Requests whose answer nobody waits for and that met a full engine; they must not be lost. At most a few per session,
+    /// reader and receiver, and one for each lock of an outlet.
     unsent: VecDeque<Request>,
     /// Something met a full engine and has to be asked again.
     pub must_retry: bool,
@@ -92,7 +101,7 @@ impl Turn<'_, '_> {
         result
     }
 
-    /// Tell the engine something that has no answer, now or as soon as there is room.
+    /// Tell the engine something that has no answer, or none that anybody waits for, now or as soon as there is room.
     pub fn tell(&mut self, request: Request) {
         self.shared.unsent.push_back(request);
         self.send_unsent();

@@ -5,7 +5,7 @@ use engine::request::{AppendView, Caller, EngineError, EventView, Reply, Session
 use net_amqp::performative::DeliveryState;
 use net_amqp::{LinkId, condition};
 
-use super::flight::{Delivery, Kept};
+use super::flight::{Delivery, Flight, Kept};
 use super::{Telemetry, TelemetryLink};
 use crate::binding::amqp::limits::{
     APPEND_WAITING_MAX, EVENT_BYTES_MAX, KEPT_BYTES_MAX, REFUSED_MS_MAX, TELEMETRY_CREDIT,
@@ -40,14 +40,12 @@ impl Telemetry {
         let session = state.session;
         match self.plan(message_format, payload) {
             Err(status) => self.reject(turn, delivery, &status),
-            Ok(()) => match session
-                .and_then(|session| self.sessions.get_mut(&session).map(|open| (session, open)))
-            {
+            Ok(()) => match self.flights.get_mut(&session) {
                 None => self.reject(turn, delivery, &Status::of(&EngineError::SessionEnded(None))),
-                Some((session, open)) => {
+                Some(flight) => {
                     self.kept_bytes += payload.len();
                     let kept = Kept { delivery, message_format, payload: payload.to_vec() };
-                    let ticket = Ticket { session, number: open.flight.push(kept) };
+                    let ticket = Ticket { session, number: flight.push(kept) };
                     self.append(turn, ticket, payload);
                 }
             },
@@ -102,10 +100,10 @@ impl Telemetry {
 
     /// The engine is full: the delivery is asked again later.
     fn refuse(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket) {
-        let Some(open) = self.sessions.get_mut(&ticket.session) else { return };
-        let before = open.flight.refused_count();
-        open.flight.refuse(ticket.number);
-        let added = open.flight.refused_count() - before;
+        let Some(flight) = self.flights.get_mut(&ticket.session) else { return };
+        let before = flight.refused_count();
+        flight.refuse(ticket.number);
+        let added = flight.refused_count() - before;
         if self.refused_count == 0 {
             self.refused_since_ms = turn.hub.now.mono_ms;
         }
@@ -133,13 +131,13 @@ impl Telemetry {
     }
 
     fn take(&mut self, ticket: Ticket) -> Option<Kept> {
-        let kept = self.sessions.get_mut(&ticket.session)?.flight.take(ticket.number)?;
+        let kept = self.flights.get_mut(&ticket.session)?.take(ticket.number)?;
         self.kept_bytes -= kept.payload.len();
         Some(kept)
     }
 
     fn take_overtaken(&mut self, ticket: Ticket) -> Option<Kept> {
-        let kept = self.sessions.get_mut(&ticket.session)?.flight.take_overtaken(ticket.number)?;
+        let kept = self.flights.get_mut(&ticket.session)?.take_overtaken(ticket.number)?;
         self.kept_bytes -= kept.payload.len();
         self.refused_count -= 1;
         Some(kept)
@@ -153,7 +151,7 @@ impl Telemetry {
         if turn.hub.now.mono_ms.saturating_sub(self.refused_since_ms) >= REFUSED_MS_MAX {
             return self.reject_refused(turn, &busy());
         }
-        let has_refused = self.sessions.iter().filter(|(_, open)| open.flight.refused_count() > 0);
+        let has_refused = self.flights.iter().filter(|(_, flight)| flight.refused_count() > 0);
         let sessions: Vec<SessionId> = has_refused.map(|(session, _)| *session).collect();
         for session in sessions {
             self.retry_session(turn, session);
@@ -162,18 +160,18 @@ impl Telemetry {
     }
 
     fn retry_session(&mut self, turn: &mut Turn<'_, '_>, session: SessionId) {
-        let due = self.sessions.get(&session).map(|open| open.flight.due()).unwrap_or_default();
+        let due = self.flights.get(&session).map(Flight::due).unwrap_or_default();
         for number in due {
-            let Some(open) = self.sessions.get_mut(&session) else { break };
-            let Some(lent) = open.flight.ask_again(number) else { continue };
+            let Some(flight) = self.flights.get_mut(&session) else { break };
+            let Some(lent) = flight.ask_again(number) else { continue };
             self.refused_count -= 1;
             let ticket = Ticket { session, number };
             let is_attached = self.links.contains_key(&lent.delivery.link);
             let is_asked = is_attached
                 && self.plan(lent.message_format, &lent.payload).is_ok()
                 && self.append(turn, ticket, &lent.payload);
-            if let Some(open) = self.sessions.get_mut(&session) {
-                open.flight.give_back(number, lent.payload);
+            if let Some(flight) = self.flights.get_mut(&session) {
+                flight.give_back(number, lent.payload);
             }
             if !is_attached {
                 // What its link is gone with needs no answer and is not stored.
@@ -188,8 +186,8 @@ impl Telemetry {
     /// Reject everything that waits to be asked again.
     pub fn reject_refused(&mut self, turn: &mut Turn<'_, '_>, status: &Status) {
         let mut refused = Vec::new();
-        for open in self.sessions.values_mut() {
-            refused.extend(std::iter::from_fn(|| open.flight.take_refused()));
+        for flight in self.flights.values_mut() {
+            refused.extend(std::iter::from_fn(|| flight.take_refused()));
         }
         for kept in refused {
             self.refused_count -= 1;

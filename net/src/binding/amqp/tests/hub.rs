@@ -371,7 +371,7 @@ impl Hub {
     pub fn received(&mut self, wire: usize, link: LinkId) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.wires[wire].take(|seen| match seen {
-            Seen::Message { link: from, delivery_id, settled, payload } if *from == link => {
+            Seen::Message { link: from, delivery_id, settled, payload, .. } if *from == link => {
                 Some(Event { delivery_id: *delivery_id, settled: *settled, payload: payload.clone() })
             }
             _ => None,

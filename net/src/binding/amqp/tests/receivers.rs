@@ -21,9 +21,12 @@ fn other_endpoints_and_wrong_directions_are_refused_in_the_documented_manner() {
     let session = test.wire.begin();
     test.run();
     for (sends, address, condition) in [
-        (false, "/devices/d/messages/devicebound", "amqp:not-implemented"),
+        (false, "/devices/d/modules/m/messages/devicebound", "amqp:not-implemented"),
         (true, "/devices/d/twin", "amqp:not-implemented"),
-        (true, "/messages/devicebound", "amqp:not-implemented"),
+        (false, "/messages/serviceBound/filenotifications", "amqp:not-implemented"),
+        (true, "/devices/d/messages/devicebound", "amqp:not-allowed"),
+        (false, "/messages/devicebound", "amqp:not-allowed"),
+        (true, "/messages/serviceBound/feedback", "amqp:not-allowed"),
         (false, "/devices/d/messages/events", "amqp:not-allowed"),
         (true, "plant7/ConsumerGroups/$Default/Partitions/0", "amqp:not-allowed"),
         (true, "plant7", "amqp:not-allowed"),

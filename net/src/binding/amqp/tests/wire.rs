@@ -34,7 +34,7 @@ pub enum Seen {
     Opened,
     Attached { link: LinkId, refused: bool, max_message_bytes: Option<u64>, offered: Vec<String> },
     Detached { link: LinkId, condition: String, text: String },
-    Message { link: LinkId, delivery_id: u32, settled: bool, payload: Vec<u8> },
+    Message { link: LinkId, delivery_id: u32, tag: Vec<u8>, settled: bool, payload: Vec<u8> },
     Settled { link: LinkId, first: u32, last: u32, state: String },
     Credit { link: LinkId },
     Closed { condition: String },
@@ -318,9 +318,10 @@ fn seen(event: &Event<'_>) -> Option<Seen> {
         Event::Detached { link, error, .. } => {
             Seen::Detached { link: *link, condition: condition(error), text: text(error) }
         }
-        Event::Transfer { link, delivery_id, settled, payload, .. } => Seen::Message {
+        Event::Transfer { link, delivery_id, delivery_tag, settled, payload, .. } => Seen::Message {
             link: *link,
             delivery_id: *delivery_id,
+            tag: delivery_tag.to_vec(),
             settled: *settled,
             payload: payload.to_vec(),
         },
