@@ -5,9 +5,11 @@ mod consumer_group;
 mod device;
 mod https;
 mod log;
-
 mod monitor;
 mod reader;
+mod send;
+mod sender;
+mod talk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Command {
     Device(device::Arguments),
     /// Create, list and delete consumer groups
     ConsumerGroup(consumer_group::Arguments),
+    /// Send a command to a device
+    Send(send::Arguments),
     /// Print events as they arrive
     Monitor(monitor::Arguments),
     /// Look into logs without changing them
@@ -79,6 +83,7 @@ pub fn run() -> ExitCode {
         Command::ConnectionString(arguments) => connection_string::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),
         Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
+        Command::Send(arguments) => send::run(&arguments),
         Command::Monitor(arguments) => monitor::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
     };
@@ -127,6 +132,9 @@ mod tests {
             "device enable a --data d",
             "device disable a --reason broken --data d",
             "device delete a b --data d",
+            "send dev-1 open --data d",
+            "send dev-1 open --data d --ack Negative --ttl 90s --property a=b --property c= --message-id m \
+             --correlation-id c --wait",
             "monitor --data d --device a --partition 3 --from latest --consumer-group g",
             "monitor --data d --from 2026-01-02T03:04:05Z",
             "consumer-group create g --data d",
@@ -152,6 +160,10 @@ mod tests {
             "monitor --data d --from yesterday",
             "monitor --data d --partition -1",
             "send",
+            "send dev-1 --data d",
+            "send dev-1 open --data d --ack maybe",
+            "send dev-1 open --data d --ttl soon",
+            "send dev-1 open --data d --property =b",
         ] {
             let words = ["corehub"].into_iter().chain(line.split_whitespace());
             assert!(CommandLine::try_parse_from(words).is_err(), "{line}");

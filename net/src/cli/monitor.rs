@@ -1,8 +1,6 @@
 //! `corehub monitor`: events, one line each, as they arrive.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Read, Write};
-use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,13 +11,11 @@ use serde_json::Value as Json;
 
 use super::https::{Hub, segment};
 use super::reader::{Plan, Reader};
-use super::{CommandError, HubArguments, OrFail, print_line};
+use super::talk::{Step, Talk, talk};
+use super::{CommandError, HubArguments, print_line};
 
 /// The policy that the monitor reads as.
 const POLICY: &str = "service";
-
-/// Longest wait for bytes before heartbeats are looked after.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -95,43 +91,36 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
         policy: POLICY.into(),
         key: key.into(),
     };
-    read(&hub, plan, arguments.device.as_deref())
+    let device = arguments.device.clone();
+    talk(&hub, |now_ms, output| Monitor { reader: Reader::start(plan, now_ms, output), device })?;
+    Ok(())
 }
 
-/// Read until the hub ends it, or somebody ends the program.
-fn read(hub: &Hub, plan: Plan, device: Option<&str>) -> Result<(), CommandError> {
-    let mut stream = hub.connect(&hub.info.amqps)?;
-    let started = Instant::now();
-    let now_ms = || started.elapsed().as_millis() as u64;
-    let mut output = Vec::new();
-    let mut reader = Reader::start(plan, now_ms(), &mut output);
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        stream.write_all(&output).and_then(|()| stream.flush()).or_fail()?;
-        output.clear();
-        let timeout_ms = reader.next_timeout_ms().map_or(u64::MAX, |at_ms| at_ms.saturating_sub(now_ms()));
-        let timeout = Duration::from_millis(timeout_ms.max(1)).min(READ_TIMEOUT);
-        stream.socket().set_read_timeout(Some(timeout)).or_fail()?;
-        match stream.read(&mut buffer) {
-            Ok(0) => return Err(CommandError::new("the hub hung up")),
-            Ok(count) => {
-                let result = reader.handle(&buffer[..count], &mut output, now_ms(), |partition, message| {
-                    if let Some(line) = line(partition, message, device) {
-                        print_line(line);
-                    }
-                });
-                if let Err(text) = result {
-                    // The goodbye that answers the hub's; it may be gone already.
-                    let _ = stream.write_all(&output);
-                    return Err(CommandError::new(text));
-                }
+/// Prints events until the hub ends it, or somebody ends the program.
+struct Monitor {
+    reader: Reader,
+    /// Whose alone.
+    device: Option<String>,
+}
+
+impl Talk for Monitor {
+    fn handle(&mut self, input: &[u8], output: &mut Vec<u8>, now_ms: u64) -> Result<Step, String> {
+        let device = self.device.as_deref();
+        self.reader.handle(input, output, now_ms, |partition, message| {
+            if let Some(line) = line(partition, message, device) {
+                print_line(line);
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                reader.handle_timeout(now_ms(), &mut output).map_err(CommandError)?;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(CommandError::new(format!("the hub hung up: {error}"))),
-        }
+        })?;
+        Ok(Step::GoesOn)
+    }
+
+    fn next_timeout_ms(&self) -> Option<u64> {
+        self.reader.next_timeout_ms()
+    }
+
+    fn handle_timeout(&mut self, now_ms: u64, output: &mut Vec<u8>) -> Result<Step, String> {
+        self.reader.handle_timeout(now_ms, output)?;
+        Ok(Step::GoesOn)
     }
 }
 

@@ -6,9 +6,11 @@ use net_amqp::sasl::plain_response;
 use net_amqp::value::encode;
 use net_amqp::value::{Descriptor, Map};
 use net_amqp::{
-    AttachRequest, Config, Connection, Error, Event, Inbound, LinkId, ReceiverSettleMode, Role, SaslRole,
+    AttachRequest, Config, Connection, Event, Inbound, LinkId, ReceiverSettleMode, Role, SaslRole,
     SenderSettleMode, Source,
 };
+
+use super::talk::words;
 
 /// Events that each partition may send ahead.
 const CREDIT: u32 = 300;
@@ -141,11 +143,4 @@ fn attach(
         ..AttachRequest::receiver(&address, &address)
     };
     connection.attach(session, &request, output)
-}
-
-fn words(error: &Error<'_>) -> String {
-    match &error.description {
-        Some(text) => format!("{text} ({})", error.condition),
-        None => error.condition.to_string(),
-    }
 }
