@@ -128,6 +128,7 @@ fn sigterm_stops_cleanly_under_load() {
         let (status, _) = hub.stop();
         assert!(status.success(), "a clean stop ends well: {status}");
         hub.run();
+        assert!(!hub.printed().contains("was not closed"), "a clean stop leaves nothing to look for");
         let mut events = Vec::new();
         converse(read_all(&hub, &service, PARTITION_COUNT, &mut events));
         load.history().check(&events);

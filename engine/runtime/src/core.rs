@@ -345,6 +345,17 @@ impl Core {
         (self.flush_count.get() == 0).then(|| !self.flush_failed.get())
     }
 
+    /// Seal every log, so that the next start looks for nothing. After the flushes.
+    pub(crate) fn begin_close(&self) {
+        self.with_shard(|shard, now| shard.close(now));
+        self.ring();
+    }
+
+    /// Whether every log is sealed, or has failed.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shard.borrow().as_ref().is_none_or(Shard::is_closed)
+    }
+
     /// Give the shard and its files up.
     pub(crate) fn end(&self) {
         self.closed.set(true);

@@ -20,7 +20,7 @@ use crate::shared::Shared;
 /// Run a core until it is stopped: its turns, and `application` beside them. Returns whether its end was orderly.
 ///
 /// The stop has three steps. Connections say goodbye while everything still works. When no core asks anything any more,
-/// each one flushes its partitions. Then the shards and their files go. Each step has a deadline, so that a peer that does
+/// each one flushes its partitions and seals their logs. Then the shards and their files go. Each step has a deadline, so that a peer that does
 /// not answer, or a disk that hangs, cannot hold up the end.
 pub(crate) async fn run_core<F: Future<Output = ()> + 'static>(
     core: Rc<Core>,
@@ -78,13 +78,25 @@ pub(crate) async fn run_core<F: Future<Output = ()> + 'static>(
             }
             Step::Flushing => {
                 let flushed = core.flushed();
-                if flushed.is_some() && disk_idle() {
+                if flushed.is_some() {
                     clean &= flushed == Some(true);
-                    break;
+                    core.begin_close();
+                    step = Step::Sealing;
                 }
                 if is_past(end_by_ms) {
                     clean = false;
                     tracing::error!(core = core.id.0, "the disk did not take everything in time");
+                    break;
+                }
+            }
+            Step::Sealing => {
+                if core.is_closed() && disk_idle() {
+                    break;
+                }
+                if is_past(end_by_ms) {
+                    // Nothing is lost: the next start looks through the last segments.
+                    clean = false;
+                    tracing::error!(core = core.id.0, "the logs were not sealed in time");
                     break;
                 }
             }
@@ -106,6 +118,7 @@ enum Step {
     Leaving,
     Quiet,
     Flushing,
+    Sealing,
 }
 
 /// Sleeps until the core's bell rings or a time has come, at least until the rings have been looked at. Keeps its timer
