@@ -31,7 +31,7 @@ impl Hub {
         let mut command = Command::new(binary);
         command.arg("serve").arg("--data").arg(directory.path());
         command.args(["--bind", BIND, "--name", "load", "--cores", &core_count.to_string()]);
-        for (flag, port) in PORTS.iter().filter(|(flag, _)| *flag != "--mqtts-port") {
+        for (flag, port) in &PORTS {
             command.args([flag, &port.to_string().as_str()]);
         }
         if let Some(pin) = pin {

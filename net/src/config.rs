@@ -87,6 +87,9 @@ pub struct Settings {
     /// Port for HTTPS [default: 443, or 8443 where 443 may not be bound]
     #[arg(long, value_name = "PORT")]
     pub https_port: Option<u16>,
+    /// Port for MQTT over TLS [default: 8883]
+    #[arg(long, value_name = "PORT")]
+    pub mqtts_port: Option<u16>,
     /// Port for AMQP in the clear, on loopback alone: for Event Hubs clients with UseDevelopmentEmulator=true [default: off]
     #[arg(long, value_name = "PORT")]
     pub plain_amqp_port: Option<u16>,
@@ -203,6 +206,8 @@ pub struct Config {
     pub amqps_port: u16,
     /// Port for HTTPS; none: the default, 443 or else 8443.
     pub https_port: Option<u16>,
+    /// Port for MQTT over TLS.
+    pub mqtts_port: u16,
     /// Port for AMQP in the clear, where it is on.
     pub plain_amqp_port: Option<u16>,
     /// Cores to run on.
@@ -314,6 +319,7 @@ impl Settings {
             bind: or(self.bind, file.bind),
             amqps_port: self.amqps_port.or(file.amqps_port),
             https_port: self.https_port.or(file.https_port),
+            mqtts_port: self.mqtts_port.or(file.mqtts_port),
             plain_amqp_port: self.plain_amqp_port.or(file.plain_amqp_port),
             cores: self.cores.or(file.cores),
             pin: self.pin.or(file.pin),
@@ -351,6 +357,7 @@ impl Settings {
             bind: bind(&self.bind, machine)?,
             amqps_port: port("amqps-port", self.amqps_port.unwrap_or(5671))?,
             https_port: self.https_port.map(|number| port("https-port", number)).transpose()?,
+            mqtts_port: port("mqtts-port", self.mqtts_port.unwrap_or(8883))?,
             plain_amqp_port: self
                 .plain_amqp_port
                 .map(|number| port("plain-amqp-port", number))

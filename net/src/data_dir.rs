@@ -112,6 +112,9 @@ pub struct RunInfo {
     pub amqps: Vec<SocketAddr>,
     /// Where it takes HTTPS.
     pub https: Vec<SocketAddr>,
+    /// Where it takes MQTT over TLS. A run of an earlier version did not say.
+    #[serde(default)]
+    pub mqtts: Vec<SocketAddr>,
     /// Where it takes AMQP in the clear.
     pub plain_amqp: Vec<SocketAddr>,
     /// The CA that its certificate comes from.
@@ -379,6 +382,7 @@ mod tests {
             hosts: vec!["plant.example".into()],
             amqps: vec!["127.0.0.1:5671".parse().unwrap()],
             https: vec!["[::1]:443".parse().unwrap()],
+            mqtts: vec!["[::1]:8883".parse().unwrap()],
             plain_amqp: Vec::new(),
             ca: "/data/tls/ca.pem".into(),
             administration_token: "secret-of-this-run".into(),

@@ -223,6 +223,10 @@ fn reserve_all(config: &Config) -> Result<Listen, ServeError> {
     };
     take(Port::Https, &https);
 
+    let mqtts = on(config.mqtts_port);
+    free(&mqtts)?;
+    take(Port::Mqtts, &mqtts);
+
     if let Some(port) = config.plain_amqp_port {
         // In the clear, so never beyond this machine, whatever the hub is bound to.
         let loopback: Vec<SocketAddr> =
@@ -280,6 +284,7 @@ fn run_info(
         hosts: config.hosts.iter().map(Name::to_string).collect(),
         amqps: addresses(Port::Amqps),
         https: addresses(Port::Https),
+        mqtts: addresses(Port::Mqtts),
         plain_amqp: addresses(Port::PlainAmqp),
         ca: certificates.ca_path(),
         administration_token: base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token),
@@ -403,12 +408,13 @@ fn announce(config: &Config, info: &RunInfo, listen: &Listen, certificates: &Cer
         texts.join(", ")
     };
     let mut text = format!(
-        "ready: hub {} with {} partitions on {} cores\n\n  AMQP over TLS  {}\n  HTTPS          {}\n",
+        "ready: hub {} with {} partitions on {} cores\n\n  AMQP over TLS  {}\n  HTTPS          {}\n  MQTT over TLS  {}\n",
         info.name,
         info.partitions,
         config.core_count,
         list(&info.amqps),
-        list(&info.https)
+        list(&info.https),
+        list(&info.mqtts)
     );
     if !info.plain_amqp.is_empty() {
         text += &format!(

@@ -9,6 +9,7 @@ use registry::DeviceId;
 
 use crate::binding::amqp::AmqpBinding;
 use crate::binding::http::HttpBinding;
+use crate::binding::mqtt::MqttBinding;
 use crate::binding::{Binding, Closing, Context, Transport};
 use crate::tls::{Acceptor, Session, TlsError};
 
@@ -23,6 +24,8 @@ pub enum Port {
     Amqps,
     /// HTTPS, 443.
     Https,
+    /// MQTT inside TLS, 8883.
+    Mqtts,
     /// AMQP in the clear, on loopback alone.
     PlainAmqp,
 }
@@ -31,7 +34,7 @@ impl Port {
     /// How its bytes travel.
     pub fn transport(self) -> Transport {
         match self {
-            Self::Amqps | Self::Https => Transport::Tls,
+            Self::Amqps | Self::Https | Self::Mqtts => Transport::Tls,
             Self::PlainAmqp => Transport::Plain,
         }
     }
@@ -41,6 +44,7 @@ impl Port {
         match self {
             Self::Amqps => "amqps",
             Self::Https => "https",
+            Self::Mqtts => "mqtts",
             Self::PlainAmqp => "amqp",
         }
     }
@@ -54,6 +58,7 @@ pub fn open_binding(port: Port, hub: &Context<'_>) -> Box<dyn Binding> {
     match port {
         Port::Amqps | Port::PlainAmqp => Box::new(AmqpBinding::new(hub)),
         Port::Https => Box::new(HttpBinding::new(hub)),
+        Port::Mqtts => Box::new(MqttBinding::new(hub)),
     }
 }
 
@@ -93,7 +98,7 @@ impl Stack {
         now_ms: u64,
     ) -> Result<Self, TlsError> {
         let tls = match port.transport() {
-            Transport::Tls => Some(acceptor.open()?),
+            Transport::Tls | Transport::WebSocket => Some(acceptor.open()?),
             Transport::Plain => None,
         };
         Ok(Self {
@@ -227,6 +232,25 @@ impl Stack {
         match self.closing.is_none() && self.held.is_empty() && !self.is_detaching {
             true => self.binding.as_ref()?.home(),
             false => None,
+        }
+    }
+
+    /// See [`Binding::awaits_home`].
+    pub fn awaits_home(&self) -> bool {
+        self.closing.is_none() && self.binding.as_ref().is_some_and(|binding| binding.awaits_home())
+    }
+
+    /// See [`Binding::handle_home`].
+    pub fn handle_home(&mut self, turn: &mut Turn<'_, '_>) {
+        if let Some(binding) = self.talking() {
+            binding.handle_home(turn.plaintext, turn.hub);
+        }
+    }
+
+    /// The connection is over, however it came to that; see [`Binding::handle_gone`]. Called once.
+    pub fn handle_gone(&mut self, turn: &mut Turn<'_, '_>) {
+        if let Some(binding) = &mut self.binding {
+            binding.handle_gone(turn.hub);
         }
     }
 

@@ -8,8 +8,10 @@ pub mod address;
 pub mod amqp;
 pub mod command;
 pub mod http;
+pub mod mqtt;
 pub mod properties;
 pub mod status;
+pub mod token;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -70,6 +72,18 @@ pub trait Binding: Send {
         None
     }
 
+    /// Whether it does not go on until it knows where it is to stay; see [`handle_home`](Binding::handle_home).
+    fn awaits_home(&self) -> bool {
+        false
+    }
+
+    /// The connection is where it stays, moved or not: go on. Called only while [`awaits_home`](Binding::awaits_home) says so.
+    fn handle_home(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
+
+    /// The connection is over, however it came to that, and nothing more can be said: the last moment to ask the engine for
+    /// something. Its answer comes to nobody.
+    fn handle_gone(&mut self, _hub: &mut Context<'_>) {}
+
     /// Whether more input is welcome. While it is not, nothing is read from the peer: its TCP window closes.
     fn wants_input(&self) -> bool;
 
@@ -118,6 +132,8 @@ impl Context<'_> {
 pub enum Transport {
     /// Inside TLS.
     Tls,
+    /// In WebSocket frames inside TLS.
+    WebSocket,
     /// In the clear, from this machine only: the emulator mode of Event Hubs clients.
     Plain,
 }

@@ -120,7 +120,7 @@ mod tests {
         for line in [
             "serve --data d",
             "serve --data d --name plant --host plant.example --host 10.0.0.5 --bind 0.0.0.0 --amqps-port 5671 \
-             --https-port 443 --plain-amqp-port 5672 --cores 2 --pin none --partitions 8 --retention-days 3 \
+             --https-port 443 --mqtts-port 8883 --plain-amqp-port 5672 --cores 2 --pin none --partitions 8 --retention-days 3 \
              --retention-bytes 40GiB --config hub.toml",
             "connection-string --data d",
             "connection-string --data d --policy service",

@@ -34,6 +34,7 @@ fn defaults() {
     assert_eq!(config.name_of_new_hub(), "localhost");
     assert_eq!(config.bind, [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]);
     assert_eq!((config.amqps_port, config.https_port, config.plain_amqp_port), (5671, None, None));
+    assert_eq!(config.mqtts_port, 8883);
     assert_eq!((config.core_count, config.partitions_of_new_hub()), (6, 6));
     assert_eq!((config.retention_days, config.retention_bytes), (7, None));
     assert_eq!(config.data_key, DataKeySource::Beside);

@@ -79,6 +79,7 @@ pub(super) async fn run(
         return handoff::depart(shared, core, stream, stack, peer);
     }
     pump.report(&end);
+    pump.act(|stack, turn| stack.handle_gone(turn));
     let lingers = matches!(end, End::Closed) && pump.stack.has_spoken();
     // Its sessions and readers end now, not when the peer hangs up.
     drop(pump);
@@ -168,6 +169,10 @@ impl Pump<'_> {
                 Progress::Nothing => {
                     if let Some(core) = self.destination() {
                         return Poll::Ready(Some(End::Leaves(core)));
+                    }
+                    if self.stack.awaits_home() {
+                        self.act(|stack, turn| stack.handle_home(turn));
+                        continue;
                     }
                     self.set_deadline();
                     let delivery = ready!(self.handle.poll_delivery(task));

@@ -1,15 +1,15 @@
 //! `$cbs`: tokens put by clients, one per audience, renewed at will [Azure: AMQP claims-based security].
 
-use engine::placement::{HUB_PARTITION, device_partition};
-use engine::request::{EngineError, PartitionId, Reply, Request, SecretText, UnauthorizedReason};
+use engine::request::{EngineError, Reply, Request, SecretText, UnauthorizedReason};
 use net_amqp::{Value, condition};
-use registry::{DeviceId, SasToken};
+use registry::SasToken;
 
 use super::nodes::{Nodes, Ticket};
 use super::rpc::{self, Outcome};
 use super::turn::{Pending, Turn};
 use crate::binding::Transport;
 use crate::binding::status::Status;
+use crate::binding::token;
 use engine::monitor::Protocol;
 
 /// The token types that are SAS tokens, without case.
@@ -19,6 +19,7 @@ const SAS_TYPES: [&str; 2] = ["servicebus.windows.net:sastoken", "azure-devices.
 pub fn protocol(transport: Transport) -> Protocol {
     match transport {
         Transport::Tls => Protocol::Amqps,
+        Transport::WebSocket => Protocol::AmqpsWebSocket,
         Transport::Plain => Protocol::AmqpPlain,
     }
 }
@@ -26,18 +27,9 @@ pub fn protocol(transport: Transport) -> Protocol {
 /// A request to verify a token, for the partition that can: a device's own token at the device's, a policy's at the hub's.
 pub fn authenticate(token: &str, turn: &Turn<'_, '_>) -> Result<Request, UnauthorizedReason> {
     let sas = SasToken::parse(token).map_err(|_| UnauthorizedReason::Malformed)?;
-    let partition = partition_of(&sas, turn.hub.hub.partition_count)?;
+    let partition = token::partition_of(&sas, turn.hub.hub.partition_count)?;
     let protocol = protocol(turn.hub.transport);
     Ok(Request::Authenticate { partition, token: SecretText::new(token), protocol })
-}
-
-fn partition_of(token: &SasToken<'_>, partition_count: u16) -> Result<PartitionId, UnauthorizedReason> {
-    if token.policy().is_some() {
-        return Ok(HUB_PARTITION);
-    }
-    let device = token.device().ok_or(UnauthorizedReason::Signature)?;
-    let device = DeviceId::parse(device).map_err(|_| UnauthorizedReason::Signature)?;
-    Ok(device_partition(&device, partition_count))
 }
 
 /// Take a request. The audience is what the token says; the request's `name` is a hint that nobody needs.

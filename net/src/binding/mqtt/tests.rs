@@ -1,0 +1,5 @@
+//! The binding face to face with a client machine, over a real shard on a simulated disk.
+
+mod hub;
+mod refusals;
+mod telemetry;
