@@ -134,6 +134,20 @@ impl Connection {
         self.kept = Vec::new();
     }
 
+    /// Answer a request whose head has just come with 101: what follows on the connection, from the rest of the input on, is
+    /// another protocol, and this machine is done. False, and nothing is written: the request has a body.
+    pub fn switch_protocols(&mut self, headers: &[(&str, &str)], output: &mut Vec<u8>) -> bool {
+        match &self.phase {
+            Phase::Body { body, .. } if body.is_done() => {
+                Response { status: 101, headers, body: &[] }.encode(false, false, output);
+                self.phase = Phase::Closed;
+                self.kept = Vec::new();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Close behind the next answer, or now if no request is in work.
     pub fn close(&mut self) {
         self.keep_alive = false;

@@ -28,6 +28,7 @@ mod limits;
 mod refusal;
 mod response;
 mod target;
+pub mod websocket;
 
 pub use connection::{Connection, Event};
 pub use head::Head;

@@ -9,6 +9,10 @@ pub(crate) const CHUNK_LINE_BYTES_MAX: usize = 256;
 /// Bytes of the trailer section behind the last chunk, which is read and dropped.
 pub(crate) const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
+/// Bytes of one WebSocket frame. They are passed on as they come, so this bounds no memory; a library that puts more into one
+/// frame means something else than a stream of AMQP or MQTT.
+pub(crate) const FRAME_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What one connection accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
