@@ -337,8 +337,16 @@ impl Stack {
         }
         match binding.handle_bytes(rest, output, hub) {
             Err(closing) => self.close(closing),
-            Ok(()) if binding.is_finished() => self.close(Closing::Orderly),
-            Ok(()) => {}
+            Ok(()) => match binding.take_successor() {
+                Some(successor) => {
+                    self.binding = Some(successor);
+                    if !rest.is_empty() {
+                        self.feed(rest, output, hub);
+                    }
+                }
+                None if binding.is_finished() => self.close(Closing::Orderly),
+                None => {}
+            },
         }
     }
 }

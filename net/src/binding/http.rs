@@ -15,10 +15,11 @@ use engine::request::{Caller, EngineError, Notice, Reply, Request, SecretText};
 use net_http::{Connection, Event, Head, Limits, Response};
 
 use crate::binding::status::Status;
+use crate::binding::websocket::Upgrade;
 use crate::binding::{Binding, Closing, Context};
 
 use access::{Access, check_grant};
-use answer::{Answer, confused, late, refused, slow, unreadable};
+use answer::{Answer, confused, late, no_websocket, refused, slow, unreadable};
 use routes::Route;
 use work::{CONTINUATION, Call, Progress, Questions, Work};
 
@@ -52,6 +53,8 @@ pub struct HttpBinding {
     retry_ms: Option<u64>,
     /// The peer does not take its answers: no further request is read.
     output_is_full: bool,
+    /// What speaks from now on: the peer asked for a WebSocket.
+    successor: Option<Box<dyn Binding>>,
 }
 
 /// A request that has not arrived whole.
@@ -90,6 +93,7 @@ impl HttpBinding {
             deadline_ms: hub.now.mono_ms + IDLE_TIMEOUT_MS,
             retry_ms: None,
             output_is_full: false,
+            successor: None,
         }
     }
 
@@ -211,9 +215,18 @@ impl Binding for HttpBinding {
     ) -> Result<(), Closing> {
         while self.wants_input() {
             match self.connection.handle(input, output) {
-                Ok(Some(Event::Head(head))) => {
-                    self.incoming = Some(Incoming::new(&head, hub.hub.partition_count));
-                }
+                Ok(Some(Event::Head(head))) => match Upgrade::read(&head) {
+                    None => self.incoming = Some(Incoming::new(&head, hub.hub.partition_count)),
+                    Some(upgrade) => {
+                        match upgrade.and_then(|upgrade| upgrade.accept(&mut self.connection, output, hub)) {
+                            Ok(successor) => self.successor = Some(successor),
+                            Err(error) => {
+                                self.refuse(&no_websocket(&error), output, hub);
+                                return Err(Closing::fault(error.to_string()));
+                            }
+                        }
+                    }
+                },
                 Ok(Some(Event::Body(piece))) => {
                     if let Some(Incoming { call: Ok(call), .. }) = &mut self.incoming {
                         call.body.extend_from_slice(piece);
@@ -261,6 +274,10 @@ impl Binding for HttpBinding {
 
     fn next_timeout_ms(&self) -> Option<u64> {
         Some(self.retry_ms.map_or(self.deadline_ms, |retry_ms| retry_ms.min(self.deadline_ms)))
+    }
+
+    fn take_successor(&mut self) -> Option<Box<dyn Binding>> {
+        self.successor.take()
     }
 
     fn handle_output_drained(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {

@@ -12,6 +12,7 @@ pub mod mqtt;
 pub mod properties;
 pub mod status;
 pub mod token;
+pub mod websocket;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -83,6 +84,12 @@ pub trait Binding: Send {
     /// The connection is over, however it came to that, and nothing more can be said: the last moment to ask the engine for
     /// something. Its answer comes to nobody.
     fn handle_gone(&mut self, _hub: &mut Context<'_>) {}
+
+    /// The binding that speaks from the next byte on, where the peer has asked for another protocol and been told yes. Asked
+    /// for after each [`handle_bytes`](Binding::handle_bytes); the rest of its input is the successor's.
+    fn take_successor(&mut self) -> Option<Box<dyn Binding>> {
+        None
+    }
 
     /// Whether more input is welcome. While it is not, nothing is read from the peer: its TCP window closes.
     fn wants_input(&self) -> bool;

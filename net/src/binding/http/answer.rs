@@ -3,10 +3,12 @@
 use engine::request::{ConnectionId, EngineError};
 use net_amqp::condition::{INTERNAL_ERROR, MS_ARGUMENT_ERROR, NOT_ALLOWED, NOT_FOUND, UNAUTHORIZED_ACCESS};
 use net_http::Refusal;
+use net_http::websocket::OpeningError;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::binding::status::{Status, iso_time, tracking_id};
+use crate::binding::websocket::UpgradeError;
 
 /// An answer, not yet bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ impl Answer {
                 .with("iothub-servicetrackingid", tracking);
         match status.http {
             401 => answer.with("WWW-Authenticate", "SharedAccessSignature"),
+            426 => answer.with("Upgrade", "websocket").with("Sec-WebSocket-Version", "13"),
             _ => answer,
         }
     }
@@ -117,6 +120,15 @@ pub(super) fn unreadable(refusal: &Refusal) -> Status {
         _ => Status::new(400_003, "InvalidOperation", MS_ARGUMENT_ERROR, refusal.to_string()),
     };
     status.http = refusal.status;
+    status
+}
+
+/// A request to a path of WebSockets that gets none.
+pub(super) fn no_websocket(error: &UpgradeError) -> Status {
+    let mut status = Status::new(400_003, "InvalidOperation", NOT_ALLOWED, error.to_string());
+    if matches!(error, UpgradeError::Opening(OpeningError::NotAsked | OpeningError::Version)) {
+        status.http = 426;
+    }
     status
 }
 

@@ -61,6 +61,9 @@ pub enum Seen {
     Message { topic: String, payload: Vec<u8>, id: Option<PacketId> },
 }
 
+/// An event as it is stored: device, body, application properties.
+pub type Stored = (String, Vec<u8>, Vec<(String, String)>);
+
 /// A connection of a device.
 pub struct Wire {
     id: ConnectionId,
@@ -359,8 +362,8 @@ impl Hub {
         }
     }
 
-    /// Everything stored: device, body, application properties.
-    pub fn stored(&mut self) -> Vec<(String, Vec<u8>, Vec<(String, String)>)> {
+    /// Everything stored.
+    pub fn stored(&mut self) -> Vec<Stored> {
         let reply = self.ask(Request::OpenReader {
             partition: PartitionId(0),
             group: ConsumerGroupId::DEFAULT,

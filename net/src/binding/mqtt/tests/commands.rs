@@ -1,0 +1,178 @@
+//! Commands from the queue to the device and back.
+
+use engine::request::{Ack, CommandDraft, CommandQueueStatus, Reply, Request};
+use net_amqp::{MessageBuilder, Properties, Value};
+use net_mqtt::{PacketId, Qos};
+use registry::DeviceId;
+
+use super::hub::{Hub, Seen};
+
+const FILTER: &str = "devices/d/messages/devicebound/#";
+
+fn hub() -> Hub {
+    let mut hub = Hub::new();
+    hub.create_device("d", 1);
+    hub
+}
+
+fn send(hub: &mut Hub, number: u32) {
+    let id = number.to_string();
+    let message = MessageBuilder::default()
+        .properties(Properties { message_id: Some(Value::String(&id)), ..Properties::default() })
+        .data(id.as_bytes())
+        .encode();
+    let device = DeviceId::parse("d").unwrap();
+    let draft = CommandDraft { device, message, message_id: id, ack: Ack::None, expires_ms: None };
+    let reply = hub.ask(Request::EnqueueCommand(draft));
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+}
+
+fn queue(hub: &mut Hub) -> CommandQueueStatus {
+    let device = DeviceId::parse("d").unwrap();
+    match hub.ask(Request::DescribeCommandQueue { device }) {
+        Reply::CommandQueue(status) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn status(enqueued: u32, locked: u32) -> CommandQueueStatus {
+    CommandQueueStatus { enqueued, locked }
+}
+
+/// The commands that a device saw: their numbers and packets.
+fn commands(hub: &mut Hub, wire: usize) -> Vec<(u32, Option<PacketId>)> {
+    let read = |seen| match seen {
+        Seen::Message { topic, payload, id } => {
+            let number: u32 = String::from_utf8(payload).unwrap().parse().unwrap();
+            assert_eq!(topic, format!("devices/d/messages/devicebound/%24.mid={number}"));
+            (number, id)
+        }
+        other => panic!("{other:?}"),
+    };
+    hub.seen(wire).into_iter().map(read).collect()
+}
+
+fn acknowledge(hub: &mut Hub, wire: usize, id: Option<PacketId>) {
+    let end = &mut hub.wires[wire];
+    end.client.acknowledge(id.unwrap(), &mut end.to_hub);
+    hub.run();
+}
+
+#[test]
+fn a_command_is_locked_until_the_device_has_it() {
+    let mut hub = hub();
+    send(&mut hub, 1);
+    let wire = hub.connect("d", 1);
+    assert_eq!(queue(&mut hub), status(1, 0), "nobody has subscribed");
+    assert_eq!(hub.subscribe(wire, &[(FILTER, Qos::ExactlyOnce)]), [1], "two is granted as one");
+    send(&mut hub, 2);
+    let seen = commands(&mut hub, wire);
+    assert!(matches!(seen[..], [(1, Some(_)), (2, Some(_))]), "{seen:?}");
+    assert_eq!(queue(&mut hub), status(0, 2));
+    acknowledge(&mut hub, wire, seen[1].1);
+    assert_eq!(queue(&mut hub), status(0, 1));
+    acknowledge(&mut hub, wire, seen[1].1);
+    assert_eq!(queue(&mut hub), status(0, 1), "twice is once");
+    hub.hang_up(wire);
+    assert_eq!(queue(&mut hub), status(1, 0), "what was not acknowledged waits again");
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let seen = commands(&mut hub, wire);
+    assert!(matches!(seen[..], [(1, Some(_))]), "{seen:?}");
+}
+
+#[test]
+fn a_window_bounds_what_is_on_the_way() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    for number in 0..40 {
+        send(&mut hub, number);
+    }
+    let mut seen = commands(&mut hub, wire);
+    assert_eq!((seen.len(), queue(&mut hub)), (16, status(24, 16)));
+    let mut got = Vec::new();
+    while !seen.is_empty() {
+        for (number, id) in seen {
+            got.push(number);
+            acknowledge(&mut hub, wire, id);
+        }
+        seen = commands(&mut hub, wire);
+    }
+    assert_eq!(got, (0..40).collect::<Vec<_>>());
+    assert_eq!(queue(&mut hub), status(0, 0));
+}
+
+#[test]
+fn without_acknowledgements_a_command_is_done_when_it_is_sent() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    assert_eq!(hub.subscribe(wire, &[(FILTER, Qos::AtMostOnce)]), [0]);
+    for number in 0..40 {
+        send(&mut hub, number);
+    }
+    let expected: Vec<_> = (0..40).map(|number| (number, None)).collect();
+    assert_eq!(commands(&mut hub, wire), expected);
+    assert_eq!(queue(&mut hub), status(0, 0));
+}
+
+#[test]
+fn a_lock_that_ended_brings_the_command_again() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    send(&mut hub, 1);
+    let first = commands(&mut hub, wire);
+    for _ in 0..3 {
+        hub.advance(30_000);
+        let end = &mut hub.wires[wire];
+        end.client.ping(&mut end.to_hub);
+        hub.run();
+    }
+    let again = commands(&mut hub, wire);
+    assert!(
+        matches!((&first[..], &again[..]), ([(1, one)], [(1, other)]) if one != other),
+        "{first:?} {again:?}"
+    );
+    acknowledge(&mut hub, wire, first[0].1);
+    assert_eq!(queue(&mut hub), status(0, 1), "too late for the first lock");
+    acknowledge(&mut hub, wire, again[0].1);
+    assert_eq!(queue(&mut hub), status(0, 0));
+}
+
+#[test]
+fn an_unsubscription_ends_the_deliveries() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    send(&mut hub, 1);
+    assert_eq!(commands(&mut hub, wire).len(), 1);
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
+    send(&mut hub, 2);
+    assert!(hub.seen(wire).is_empty());
+    assert_eq!(queue(&mut hub), status(2, 0));
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    assert_eq!(commands(&mut hub, wire).len(), 2);
+}
+
+#[test]
+fn a_full_engine_forgets_no_settlement() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    for number in 0..5 {
+        send(&mut hub, number);
+    }
+    let seen = commands(&mut hub, wire);
+    hub.busy_count = 3;
+    for (_, id) in seen {
+        acknowledge(&mut hub, wire, id);
+    }
+    for _ in 0..5 {
+        hub.advance(10);
+    }
+    assert_eq!((hub.busy_count, queue(&mut hub)), (0, status(0, 0)));
+}
