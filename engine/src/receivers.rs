@@ -105,10 +105,17 @@ impl Receivers {
         if receiver.waiting.is_some() {
             return Err(EngineError::Busy);
         }
+        let for_receipts = receiver.source == Source::Receipts;
         if let Some(receiver) = self.slots.find_mut(key) {
             receiver.waiting = Some(WaitingReceive { caller, count_max });
         }
-        self.make_ready(key);
+        if for_receipts {
+            // Nobody is served before those who asked earlier, should there be something in this very turn.
+            self.wait_for_receipts(key);
+            self.wake_for_receipts();
+        } else {
+            self.make_ready(key);
+        }
         Ok(())
     }
 

@@ -4,6 +4,9 @@
 
 mod access;
 mod checker;
+mod command_durability;
+mod command_model;
+mod command_properties;
 mod commands;
 mod durability;
 mod model;

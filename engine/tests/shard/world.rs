@@ -24,6 +24,8 @@ pub struct World {
     pub notices: Vec<(ConnectionId, Notice)>,
     pub monitor: Vec<MonitorEvent>,
     next_token: u64,
+    /// Counts the starts: what a hub draws by chance is different each time.
+    run: u8,
 }
 
 /// Logs so small that they roll every few records, and snapshots every few changes.
@@ -70,6 +72,10 @@ impl World {
     }
 
     pub fn open(disk: SimDisk, config: ShardConfig, now: Now) -> World {
+        World::start(disk, config, now, 0)
+    }
+
+    fn start(disk: SimDisk, config: ShardConfig, now: Now, run: u8) -> World {
         let storages = (0..config.partition_count)
             .map(|number| PartitionStorage {
                 id: PartitionId(number),
@@ -77,7 +83,8 @@ impl World {
                 journal: disk.storage(&format!("{number}/journal")),
             })
             .collect();
-        let seed = [disk.operation_count() as u8; 32];
+        let mut seed = [disk.operation_count() as u8; 32];
+        seed[0] = run;
         let (shard, reports) = Shard::open(config.clone(), storages, now, seed).unwrap();
         World {
             disk,
@@ -89,13 +96,14 @@ impl World {
             notices: Vec::new(),
             monitor: Vec::new(),
             next_token: 0,
+            run,
         }
     }
 
     /// The process is killed and started again.
     pub fn kill(self) -> World {
         let disk = self.disk.after_kill(self.disk.operation_count());
-        World::open(disk, self.config, self.now)
+        World::start(disk, self.config, self.now, self.run.wrapping_add(1))
     }
 
     /// The power goes and comes back.
@@ -103,7 +111,7 @@ impl World {
         let sector_bytes = if seed.is_multiple_of(2) { 512 } else { 4096 };
         let disk =
             self.disk.after_power_cut(PowerCut { seed, sector_bytes, garbage: seed.is_multiple_of(3) });
-        World::open(disk, self.config, self.now)
+        World::start(disk, self.config, self.now, self.run.wrapping_add(1))
     }
 
     /// Nothing was found wrong when the partitions were opened.
