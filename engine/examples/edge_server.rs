@@ -1,6 +1,6 @@
 //! An edge server in one process: it appends what its machines say, reads it back from where it stopped last time, and
-//! remembers how far it came. Run it twice, or kill it in between: nothing is lost, nothing is read twice but what had not
-//! been checkpointed.
+//! remembers how far it came; it leaves commands for its machines, carries them out and reads what became of them. Run it
+//! twice, or kill it in between: nothing is lost, nothing is read twice but what had not been checkpointed.
 //!
 //! `cargo run -p engine --example edge_server -- ./edge-data`
 #![forbid(unsafe_code)]
@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use engine::embed::{Hub, data_key};
-use engine::request::{EngineError, EventView, Start};
+use engine::request::{Ack, CommandDraft, EngineError, EventView, Settlement, Start};
 use engine::shard::ShardConfig;
 use registry::{DeviceDraft, DeviceId};
 
@@ -59,6 +59,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             hub.put_checkpoint(report.partition, GROUP, last)?;
         }
+    }
+
+    let device = DeviceId::parse("press-1")?;
+    hub.enqueue_command(CommandDraft {
+        device: device.clone(),
+        message: b"stop".to_vec(),
+        message_id: "stop-1".to_owned(),
+        ack: Ack::Full,
+        expires_ms: None,
+    })?;
+    while let Some(command) = hub.receive_command(&device)? {
+        println!("press-1 is told to {}", String::from_utf8_lossy(&command.message));
+        hub.settle_command(&device, command.token, Settlement::Complete)?;
+    }
+    // Those of the last run, for instance: receipts wait up to 15 seconds for others.
+    let receiver = hub.open_receipts(hub.partition(&device))?;
+    for batch in hub.receive_receipts(receiver, 10)? {
+        for receipt in batch.receipts.iter() {
+            println!("{} of {}: {}", receipt.message_id, receipt.device, receipt.outcome.word());
+        }
+        hub.settle_receipts(receiver, batch.token, Settlement::Complete)?;
     }
     hub.close();
     Ok(())

@@ -1,5 +1,5 @@
 //! The engine on the caller's thread: no runtime, no network, no other thread. For edge servers that want durable, ordered
-//! events with identities and checkpoints in their own process.
+//! events, and commands that wait for their devices, with identities and checkpoints in their own process.
 //!
 //! The data lie as the whole hub lays them out, `DIR/partitions/NNNN/{events,journal}`. Each call that changes something
 //! returns when that is durable; a program with much to write gathers events into one [`Hub::append`], which is one commit.
@@ -19,8 +19,9 @@ use segment_log::storage::disk::{DiskConfig, DiskStorage};
 use crate::monitor::{Counters, MonitorEvent, Protocol};
 use crate::placement::device_partition;
 use crate::request::{
-    AppendView, Caller, ConnectionId, CoreId, DeviceView, EngineError, EventBatch, EventView, Grant,
-    PartitionId, PartitionStatus, Principal, ReaderId, Reply, Request, SequenceNumber, SessionId, Start,
+    AppendView, Caller, CommandDraft, ConnectionId, CoreId, DeviceView, EngineError, EventBatch, EventView,
+    Grant, Holder, LockToken, LockedCommand, LockedReceipts, PartitionId, PartitionStatus, Principal,
+    ReaderId, ReceiverId, Reply, Request, SequenceNumber, SessionId, Settlement, Start,
 };
 use crate::shard::{OpenReport, PartitionStorage, Shard, ShardConfig, ShardOpenError};
 
@@ -105,11 +106,7 @@ impl Hub {
     ///
     /// [`EngineError::DeviceNotFound`], [`EngineError::DeviceDisabled`], and what any call may meet.
     pub fn open_session(&mut self, device: &DeviceId) -> Result<SessionId, EngineError> {
-        // Who runs in the process needs no key.
-        let name = PolicyName::parse("embedded")?;
-        let principal = Principal::Policy { name, rights: Rights::DEVICE_CONNECT };
-        let grant = Grant { principal, resource: Vec::new(), expires_s: u64::MAX };
-        let (device, protocol) = (device.clone(), Protocol::Embedded);
+        let (device, grant, protocol) = (device.clone(), grant(), Protocol::Embedded);
         match self.ask(Request::OpenSession { device, grant, protocol })? {
             Reply::SessionOpened(session) => Ok(session),
             reply => Err(confused(&reply)),
@@ -203,6 +200,94 @@ impl Hub {
         }
     }
 
+    /// Enqueue a command, which waits for its device until it expires. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::DeviceNotFound`] (also for a disabled one), [`EngineError::QueueFull`], [`EngineError::CommandTooLarge`],
+    /// [`EngineError::ExpiryInvalid`], and what any call may meet.
+    pub fn enqueue_command(&mut self, draft: CommandDraft) -> Result<(), EngineError> {
+        self.ask_done(Request::EnqueueCommand(draft))
+    }
+
+    /// The oldest command that waits for a device, locked for a minute; none when nothing waits.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::DeviceNotFound`], [`EngineError::DeviceDisabled`], and what any call may meet.
+    pub fn receive_command(&mut self, device: &DeviceId) -> Result<Option<LockedCommand>, EngineError> {
+        let (device, grant, protocol) = (device.clone(), grant(), Protocol::Embedded);
+        match self.ask(Request::ReceiveCommand { device, grant, protocol, lock_timeout_ms: None })? {
+            Reply::Commands(commands) => Ok(commands.into_iter().next()),
+            reply => Err(confused(&reply)),
+        }
+    }
+
+    /// Say what becomes of a command that was received. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::LockLost`]: it waits again or is gone. And what any call may meet.
+    pub fn settle_command(
+        &mut self,
+        device: &DeviceId,
+        token: LockToken,
+        settlement: Settlement,
+    ) -> Result<(), EngineError> {
+        let holder = Holder::Device { device: device.clone(), grant: grant(), protocol: Protocol::Embedded };
+        self.ask_done(Request::Settle { holder, token, settlement })
+    }
+
+    /// Begin to receive the receipts of a partition's devices.
+    ///
+    /// # Errors
+    ///
+    /// What any call may meet.
+    pub fn open_receipts(&mut self, partition: PartitionId) -> Result<ReceiverId, EngineError> {
+        match self.ask(Request::OpenReceiptReceiver { partition })? {
+            Reply::ReceiverOpened(receiver) => Ok(receiver),
+            reply => Err(confused(&reply)),
+        }
+    }
+
+    /// The batches of receipts that wait, at most `count_max`, locked for a minute. One is made of 64 receipts, or of fewer
+    /// 15 seconds after the first.
+    ///
+    /// # Errors
+    ///
+    /// What any call may meet.
+    pub fn receive_receipts(
+        &mut self,
+        receiver: ReceiverId,
+        count_max: u32,
+    ) -> Result<Vec<LockedReceipts>, EngineError> {
+        let caller = self.caller();
+        self.shard.handle_request(caller, Request::Receive { receiver, count_max }, now(self.started));
+        let answer = self.turn(caller).or_else(|| {
+            self.shard.handle_request(caller, Request::CancelReceive { receiver }, now(self.started));
+            self.turn(caller)
+        });
+        match answer {
+            Some(Reply::Receipts(batches)) => Ok(batches),
+            Some(reply) => Err(confused(&reply)),
+            None => Err(EngineError::ReceiverEnded),
+        }
+    }
+
+    /// Say what becomes of a batch of receipts. Durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::LockLost`], and what any call may meet.
+    pub fn settle_receipts(
+        &mut self,
+        receiver: ReceiverId,
+        token: LockToken,
+        settlement: Settlement,
+    ) -> Result<(), EngineError> {
+        self.ask_done(Request::Settle { holder: Holder::Receiver(receiver), token, settlement })
+    }
+
     /// What a partition holds.
     ///
     /// # Errors
@@ -215,7 +300,8 @@ impl Hub {
         }
     }
 
-    /// Any request that has a reply, answered when it is durable. Not for [`Request::Read`], which may wait for ever.
+    /// Any request that has a reply, answered when it is durable. Not for [`Request::Read`] and [`Request::Receive`], which may
+    /// wait for ever.
     ///
     /// # Errors
     ///
@@ -230,8 +316,8 @@ impl Hub {
         }
     }
 
-    /// Let retention and other work that waits for time go on. To be called now and then by a program that is otherwise
-    /// idle, about once a minute.
+    /// Let what waits for time go on: retention, expiry, locks, batches of receipts. To be called now and then by a program
+    /// that is otherwise idle: every few seconds where it sends commands, else about once a minute.
     pub fn tick(&mut self) {
         self.shard.poll(now(self.started));
         self.run_jobs();
@@ -252,6 +338,13 @@ impl Hub {
     /// What was counted since the opening.
     pub fn counters(&self) -> &Counters {
         self.shard.counters()
+    }
+
+    fn ask_done(&mut self, request: Request) -> Result<(), EngineError> {
+        match self.ask(request)? {
+            Reply::Done => Ok(()),
+            reply => Err(confused(&reply)),
+        }
     }
 
     fn caller(&mut self) -> Caller {
@@ -368,6 +461,13 @@ fn now(started: Instant) -> Now {
     Now { wall_ms: ms(wall), mono_ms: ms(started.elapsed()) }
 }
 
+/// Who runs in the process needs no key.
+fn grant() -> Grant {
+    let name = PolicyName::parse("embedded").expect("a name by the rules");
+    let principal = Principal::Policy { name, rights: Rights::DEVICE_CONNECT };
+    Grant { principal, resource: Vec::new(), expires_s: u64::MAX }
+}
+
 fn confused(reply: &Reply) -> EngineError {
     match reply {
         Reply::Failed(error) => error.clone(),
@@ -376,85 +476,4 @@ fn confused(reply: &Reply) -> EngineError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const P: PartitionId = PartitionId(0);
-
-    fn open(directory: &Path) -> Hub {
-        let (hub, reports) = Hub::open(directory, ShardConfig::new(1, data_key(directory).unwrap())).unwrap();
-        assert!(reports.iter().all(|report| report.fault.is_none()));
-        hub
-    }
-
-    fn event(message: &[u8]) -> EventView<'_> {
-        EventView { message, annotations: b"", annotation_value_count: 0 }
-    }
-
-    #[test]
-    fn what_is_appended_and_checkpointed_is_there_after_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let device = DeviceId::parse("press-1").unwrap();
-        let mut hub = open(directory.path());
-        let created = hub.create_device(DeviceDraft::new(device.clone())).unwrap();
-        let session = hub.open_session(&device).unwrap();
-        assert_eq!(hub.partition(&device), P);
-        assert_eq!(hub.append(session, &[event(b"one"), event(b"two")]), Ok(SequenceNumber(0)));
-        assert_eq!(hub.append(session, &[event(b"three")]), Ok(SequenceNumber(2)));
-        hub.put_checkpoint(P, "$Default", SequenceNumber(0)).unwrap();
-        let locked = Hub::open(directory.path(), ShardConfig::new(1, data_key(directory.path()).unwrap()));
-        assert!(matches!(locked, Err(HubOpenError::Storage { .. })), "one process at a time");
-        drop(hub);
-
-        let mut hub = open(directory.path());
-        assert_eq!(hub.find_device(&device).unwrap().keys, created.keys);
-        let reader = hub.open_reader(P, "$default", Start::Checkpoint).unwrap();
-        let mut bodies = Vec::new();
-        loop {
-            let batch = hub.read(reader, 10).unwrap();
-            if batch.records.is_empty() {
-                break;
-            }
-            bodies
-                .extend(batch.records.iter().map(|event| (event.device.to_owned(), event.message.to_vec())));
-        }
-        let expected = |body: &[u8]| ("press-1".to_owned(), body.to_vec());
-        assert_eq!(bodies, [expected(b"two"), expected(b"three")]);
-        assert_eq!(hub.describe(P).unwrap().next, SequenceNumber(3));
-        let unknown = hub.open_reader(P, "nobody", Start::Earliest).unwrap_err();
-        assert_eq!(unknown, EngineError::ConsumerGroupNotFound);
-    }
-
-    #[test]
-    fn a_hub_in_the_process_fills_segments_and_takes_snapshots() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut config = ShardConfig::new(1, data_key(directory.path()).unwrap());
-        config.events.segment_bytes_first = 4 << 20;
-        config.events.segment_bytes_max = 4 << 20;
-        config.snapshot_due_bytes = 1000;
-        let (mut hub, _) = Hub::open(directory.path(), config.clone()).unwrap();
-        for number in 0..20 {
-            let device = DeviceId::parse(&format!("press-{number}")).unwrap();
-            hub.create_device(DeviceDraft::new(device)).unwrap();
-        }
-        assert!(hub.counters().snapshots >= 1);
-        let session = hub.open_session(&DeviceId::parse("press-3").unwrap()).unwrap();
-        let body = vec![9; 200_000];
-        for number in 0..60 {
-            assert_eq!(hub.append(session, &[event(&body)]), Ok(SequenceNumber(number)));
-        }
-        drop(hub);
-        let (mut hub, _) = Hub::open(directory.path(), config).unwrap();
-        let reader = hub.open_reader(P, "$Default", Start::Earliest).unwrap();
-        let mut count = 0;
-        loop {
-            let batch = hub.read(reader, 100).unwrap();
-            if batch.records.is_empty() {
-                break;
-            }
-            assert!(batch.records.iter().all(|event| event.message == body));
-            count += batch.records.len();
-        }
-        assert_eq!(count, 60);
-    }
-}
+mod tests;

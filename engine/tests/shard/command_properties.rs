@@ -443,7 +443,7 @@ impl Run {
         let (mut token, mut lock_id) = (held.token, held.lock_id);
         let (mut device_number, mut receiver) = (held.device, held.receiver);
         if let Some(number) = receiver
-            && self.receivers.get(&number).is_none()
+            && !self.receivers.contains_key(&number)
         {
             // A token of an earlier run, tried through whoever receives the same now.
             let receives_same = |(_, receiver): &(&u32, &model::Receiver)| receiver.device == device_number;
