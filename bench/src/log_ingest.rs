@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::time::{ClockId, clock_gettime};
 use segment_log::storage::disk::{DiskConfig, DiskStorage};
 use segment_log::{AppendError, Log, LogConfig, Now, RetentionConfig, drive};
+
+use crate::cpu_ns;
 
 /// How much to append.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +86,6 @@ pub fn run(directory: &Path, size: Size) -> Result<Figures, String> {
         commit_us_p50: quantile(50),
         commit_us_p99: quantile(99),
     })
-}
-
-fn cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 #[cfg(test)]

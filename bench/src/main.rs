@@ -1,36 +1,106 @@
-//! Prints the figures of durable appends, for commits of several sizes.
+//! Prints figures: `bench log` (the default) durable appends, for commits of several sizes; `bench commands` durable
+//! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 
-use bench::log_ingest::{Size, run};
+use bench::{command_cycle, command_queues, log_ingest};
+use engine::request::Ack;
 
 const PAYLOAD_BYTES: usize = 256;
 /// Records per commit, and how many in all.
-const ROWS: [(u64, u64); 4] = [(1, 20_000), (64, 1_000_000), (1024, 8_000_000), (4096, 16_000_000)];
+const LOG_ROWS: [(u64, u64); 4] = [(1, 20_000), (64, 1_000_000), (1024, 8_000_000), (4096, 16_000_000)];
+/// Devices with one command each on its way, commands in all, and what is told.
+const COMMAND_ROWS: [(u32, u64, Ack); 4] = [
+    (1, 5_000, Ack::None),
+    (100, 200_000, Ack::None),
+    (1000, 2_000_000, Ack::None),
+    (1000, 2_000_000, Ack::Full),
+];
+const QUEUES: command_queues::Size =
+    command_queues::Size { device_count: 100_000, commands_per_device: 10, message_bytes: PAYLOAD_BYTES };
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        [] | ["log"] => log(),
+        ["commands"] => commands(),
+        ["queues"] => queues(),
+        // The second half of `queues`, in a process of its own.
+        ["reopen", directory] => reopen(Path::new(directory)),
+        _ => Err("say log, commands or queues".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log() -> Result<(), String> {
     println!(
         "{PAYLOAD_BYTES} B records; records per commit, durable records/s, CPU ns/record, commit us p50, p99"
     );
-    for (commit_record_count, record_count) in ROWS {
-        let size = Size { record_count, commit_record_count, payload_bytes: PAYLOAD_BYTES };
-        let figures = tempfile::tempdir_in(".")
-            .map_err(|error| error.to_string())
-            .and_then(|directory| run(directory.path(), size));
-        match figures {
-            Ok(figures) => println!(
-                "{commit_record_count:>6} {:>12.0} {:>8.0} {:>8} {:>8}",
-                figures.records_per_s,
-                figures.cpu_ns_per_record,
-                figures.commit_us_p50,
-                figures.commit_us_p99
-            ),
-            Err(error) => {
-                eprintln!("bench: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
+    for (commit_record_count, record_count) in LOG_ROWS {
+        let size = log_ingest::Size { record_count, commit_record_count, payload_bytes: PAYLOAD_BYTES };
+        let figures = log_ingest::run(directory()?.path(), size)?;
+        println!(
+            "{commit_record_count:>6} {:>12.0} {:>8.0} {:>8} {:>8}",
+            figures.records_per_s, figures.cpu_ns_per_record, figures.commit_us_p50, figures.commit_us_p99
+        );
     }
-    ExitCode::SUCCESS
+    Ok(())
+}
+
+fn commands() -> Result<(), String> {
+    println!(
+        "{PAYLOAD_BYTES} B commands; devices, receipts, durable cycles/s, CPU ns/cycle, cycle us p50, p99"
+    );
+    for (device_count, command_count, ack) in COMMAND_ROWS {
+        let size = command_cycle::Size { command_count, device_count, message_bytes: PAYLOAD_BYTES, ack };
+        let figures = command_cycle::run(directory()?.path(), size)?;
+        println!(
+            "{device_count:>6} {ack:<5?} {:>12.0} {:>8.0} {:>8} {:>8}",
+            figures.cycles_per_s, figures.cpu_ns_per_cycle, figures.cycle_us_p50, figures.cycle_us_p99
+        );
+    }
+    Ok(())
+}
+
+fn queues() -> Result<(), String> {
+    let directory = directory()?;
+    println!(
+        "{} devices with {} commands of {PAYLOAD_BYTES} B each; ms, memory MiB, journal and snapshot MiB",
+        QUEUES.device_count, QUEUES.commands_per_device
+    );
+    print("fill", command_queues::fill(directory.path(), QUEUES)?);
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let status = Command::new(program).arg("reopen").arg(directory.path()).status();
+    match status.map_err(|error| error.to_string())?.success() {
+        true => Ok(()),
+        false => Err("the commands do not open again".to_owned()),
+    }
+}
+
+fn reopen(directory: &Path) -> Result<(), String> {
+    print("reopen", command_queues::reopen(directory, QUEUES)?);
+    Ok(())
+}
+
+fn print(name: &str, figures: command_queues::Figures) {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{name:<7} {:>8} {:>8.0} {:>8.0}",
+        figures.ms,
+        mib(figures.rss_bytes),
+        mib(figures.journal_bytes)
+    );
+}
+
+fn directory() -> Result<tempfile::TempDir, String> {
+    tempfile::tempdir_in(".").map_err(|error| error.to_string())
 }
