@@ -54,7 +54,7 @@ impl Header {
 /// The properties section.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Properties<'a> {
-    /// A string, uuid, ulong or binary.
+    /// A string, uuid, ulong or binary; from some clients an integer of another type.
     pub message_id: Option<Value<'a>>,
     /// Who sent it; not verified.
     pub user_id: Option<&'a [u8]>,
@@ -131,11 +131,12 @@ impl<'a> Properties<'a> {
     }
 }
 
-/// An id of one of the four types that ids have.
+/// An id of one of the four types that ids have. uamqp makes an int or long of a whole number; that is taken too.
 fn id<'a>(fields: &mut Fields<'a>, name: &'static str) -> Result<Option<Value<'a>>, DecodeError> {
     match fields.value()? {
         None => Ok(None),
-        Some(id @ (Value::String(_) | Value::Uuid(_) | Value::Ulong(_) | Value::Binary(_))) => Ok(Some(id)),
+        Some(id @ (Value::String(_) | Value::Uuid(_) | Value::Binary(_))) => Ok(Some(id)),
+        Some(id @ (Value::Ulong(_) | Value::Uint(_) | Value::Long(_) | Value::Int(_))) => Ok(Some(id)),
         Some(_) => Err(DecodeError::WrongType(name)),
     }
 }
