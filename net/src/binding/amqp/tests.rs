@@ -1,5 +1,7 @@
 //! The binding face to face with a client machine: over a scripted engine, and over a real shard on a simulated disk.
 
+mod command_power_cut;
+mod command_round_trip;
 mod commands;
 mod deliveries;
 mod hostile;

@@ -125,7 +125,9 @@ fn what_a_device_cannot_be_given_is_refused() {
     let with_id = |id| message(Properties { message_id: Some(id), ..to(ADDRESS) }).data(b"x").encode();
     argument(with_id(Value::String(&long)), CommandError::Id("message-id"));
     argument(with_id(Value::Binary(&[0xff])), CommandError::Id("message-id"));
-    assert!(given(&with_id(Value::String(&long[1..]))).is_ok());
+    for id in [Value::String(&long[1..]), Value::Int(7), Value::Long(-7), Value::Uint(7)] {
+        assert!(given(&with_id(id)).is_ok(), "{id:?}");
+    }
     argument(message(to(ADDRESS)).value(Value::Int(1)).encode(), CommandError::Body);
     let refused = given(b"no message").unwrap_err();
     assert!(matches!(refused, CommandError::Decode(_)), "{refused:?}");

@@ -6,11 +6,12 @@ use net_amqp::DeliveryState;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::command_round_trip::command;
 use super::hub::{Hub, Wish};
 use super::wire::telemetry;
 use crate::binding::amqp::CHECKPOINT_CAPABILITY;
 
-/// What a client says that puts tokens, sends as a device, and reads with checkpoints.
+/// What a client says that puts tokens, sends as a device, reads with checkpoints, and is both ends of commands.
 static CONVERSATION: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut hub = hub();
     let wire = hub.connect_policy("service", 1);
@@ -24,6 +25,21 @@ static CONVERSATION: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let (first, last) = (events[0].delivery_id, events[2].delivery_id);
     hub.wires[wire].settle(reader, first, last, &DeliveryState::Accepted, false);
     hub.run();
+    let inlet = hub.attach_sender(wire, "/messages/devicebound").unwrap();
+    let outlet = hub.attach_receiver(wire, "/devices/dev-1/messages/devicebound").unwrap();
+    let receipts = hub.attach_receiver(wire, "/messages/serviceBound/feedback").unwrap();
+    for id in ["a", "b", "c"] {
+        hub.send(wire, inlet, &command("/devices/dev-1/messages/devicebound", id, "full", None));
+    }
+    let commands = hub.receive(wire, outlet, 10);
+    let outcomes = [DeliveryState::Accepted, DeliveryState::Rejected(None), DeliveryState::Released];
+    for (command, outcome) in commands.iter().zip(outcomes) {
+        hub.wires[wire].settle(outlet, command.delivery_id, command.delivery_id, &outcome, false);
+    }
+    hub.run();
+    hub.wires[wire].drain(receipts, 5);
+    hub.run();
+    hub.wires[wire].detach(outlet);
     hub.wires[wire].detach(reader);
     hub.wires[wire].detach(device);
     hub.run();
@@ -62,6 +78,9 @@ proptest! {
         let mut hub = hub();
         let other = hub.connect();
         let link = hub.attach_device(other, "dev-2", 11);
+        let outlet = hub.attach_commands(other, "dev-2", 11);
+        let back_end = hub.connect_policy("service", 1);
+        let inlet = hub.attach_sender(back_end, "/messages/devicebound").unwrap();
         let hostile = hub.accept();
         for part in cuts.windows(2) {
             hub.wires[hostile].say(&bytes[part[0]..part[1]]);
@@ -70,6 +89,8 @@ proptest! {
         hub.advance(60_000);
         hub.send(other, link, &telemetry(b"x"));
         prop_assert_eq!(hub.wires[other].accepted(link).len(), 1);
+        hub.send(back_end, inlet, &command("/devices/dev-2/messages/devicebound", "x", "none", None));
+        prop_assert_eq!(hub.receive(other, outlet, 5).len(), 1);
         prop_assert!(hub.wires[other].closing.is_none());
     }
 }

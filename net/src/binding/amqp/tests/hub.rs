@@ -295,6 +295,20 @@ impl Hub {
         self.outcome(wire, link)
     }
 
+    /// Put a device's token and attach it for its commands.
+    pub fn attach_commands(&mut self, wire: usize, id: &str, number: u8) -> LinkId {
+        let token = self.device_token(id, number);
+        assert_eq!(self.put_token(wire, &token), (200, "OK".to_owned()));
+        self.attach_receiver(wire, &format!("/devices/{id}/messages/devicebound")).unwrap()
+    }
+
+    /// Attach a link on which the client receives.
+    pub fn attach_receiver(&mut self, wire: usize, address: &str) -> Result<LinkId, (String, String)> {
+        let session = self.begin(wire);
+        let link = self.wires[wire].attach(session, &AttachRequest::receiver(address, address));
+        self.outcome(wire, link)
+    }
+
     /// Attach a receiver of a partition.
     pub fn attach_reader(
         &mut self,
