@@ -21,7 +21,7 @@ serve({
   async open({ device, connectionString, ca }) {
     const client = Client.fromConnectionString(connectionString, Amqp);
     await client.setOptions({ ca });
-    const state = { client, ended: null };
+    const state = { client, ended: null, commands: [], held: new Map() };
     client.on('disconnect', (error) => { state.ended = error ? describe(error) : {}; });
     client.on('error', (error) => { state.ended = describe(error); });
     await client.open();
@@ -35,6 +35,40 @@ serve({
     return results.map((result) => result.constructor.name);
   },
 
+  // Receive commands from now on.
+  async listen({ device }) {
+    const state = clients.get(device);
+    state.client.on('message', (command) => state.commands.push(command));
+  },
+
+  // What has come, once it is `count` commands or the time is over. Each is kept until it is settled by its place in all
+  // that ever came.
+  async commands({ device, count, waitMs }) {
+    const state = clients.get(device);
+    const deadline = Date.now() + waitMs;
+    while (state.commands.length < count && Date.now() < deadline) await new Promise((done) => setTimeout(done, 5));
+    return state.commands.splice(0).map((command) => {
+      const place = state.held.size;
+      state.held.set(place, command);
+      return {
+        place,
+        body: Buffer.from(command.data).toString('base64'),
+        messageId: command.messageId,
+        correlationId: command.correlationId,
+        to: command.to,
+        expiryMs: command.expiryTimeUtc === undefined ? undefined : new Date(command.expiryTimeUtc).getTime(),
+        ack: command.ack,
+        properties: Object.fromEntries(command.properties.propertyList.map(({ key, value }) => [key, value])),
+        annotations: command.transportObj.message_annotations,
+      };
+    });
+  },
+
+  // `how` is complete, abandon or reject.
+  async settle({ device, place, how }) {
+    const state = clients.get(device);
+    await state.client[how](state.held.get(place));
+  },
 
   // `count` messages with a running number as body and property, at most `window` of them unanswered.
   async sendMany({ device, count, window }) {

@@ -61,7 +61,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn from_error(error: &definitions::Error) -> Self {
+    pub(crate) fn from_error(error: &definitions::Error) -> Self {
         let condition = match &error.condition {
             ErrorCondition::AmqpError(condition) => Symbol::from(condition),
             ErrorCondition::ConnectionError(condition) => Symbol::from(condition),
@@ -108,7 +108,7 @@ impl Refusal {
         }
     }
 
-    fn other(error: &dyn std::fmt::Debug) -> Self {
+    pub(crate) fn other(error: &dyn std::fmt::Debug) -> Self {
         Self { condition: format!("{error:?}"), description: String::new() }
     }
 }
@@ -163,11 +163,11 @@ pub struct PartitionStatus {
 /// One connection with one session, and the `$cbs` and `$management` pairs once they are needed.
 pub struct Peer {
     connection: ConnectionHandle<()>,
-    session: SessionHandle<()>,
+    pub(crate) session: SessionHandle<()>,
     cbs: Option<(Sender, Receiver)>,
     management: Option<(Sender, Receiver)>,
     faucet: Arc<AtomicBool>,
-    count: u64,
+    pub(crate) count: u64,
 }
 
 impl std::fmt::Debug for Peer {
@@ -391,7 +391,7 @@ fn property<'a>(reply: &'a Message<AmqpValue<Value>>, name: &str) -> Option<&'a 
     reply.application_properties.as_ref().and_then(|properties| properties.0.get(name))
 }
 
-fn receiver_refusal(error: &ReceiverAttachError) -> Refusal {
+pub(crate) fn receiver_refusal(error: &ReceiverAttachError) -> Refusal {
     match error {
         ReceiverAttachError::RemoteClosedWithError(error) => Refusal::from_error(error),
         other => Refusal::other(other),

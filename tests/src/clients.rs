@@ -30,12 +30,7 @@ impl Script {
     /// is not on this machine.
     pub fn start(name: &str, hub: &Hub) -> Option<Self> {
         let mut command = match Path::new(name).extension().and_then(|extension| extension.to_str()) {
-            Some("js") => {
-                let mut command = Command::new("node");
-                command.env("NODE_PATH", node_packages()?.join("node_modules"));
-                command.env("NODE_EXTRA_CA_CERTS", hub.ca_file());
-                command
-            }
+            Some("js") => node(hub)?,
             Some("py") => Command::new(python_environment()?.join("bin/python")),
             _ => panic!("{name} is neither a .js nor a .py script"),
         };
@@ -86,6 +81,14 @@ impl Drop for Script {
             eprintln!("the script printed:\n{}", self.complaints.text());
         }
     }
+}
+
+/// Node with the client packages, trusting the hub's CA. None, with a line that says so, where it is not on this machine.
+pub fn node(hub: &Hub) -> Option<Command> {
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", node_packages()?.join("node_modules"));
+    command.env("NODE_EXTRA_CA_CERTS", hub.ca_file());
+    Some(command)
 }
 
 fn clients_directory() -> PathBuf {

@@ -1,5 +1,6 @@
 //! What the tests of the whole hub share: the real program in a directory of its own ([`hub`]), the client packages that
-//! speak to it unchanged ([`clients`]), a second AMQP implementation as device and reader ([`amqp`], [`telemetry`]), the
+//! speak to it unchanged ([`clients`]), a second AMQP implementation as device and reader ([`amqp`], [`telemetry`],
+//! [`commands`]), the
 //! account of what was sent and acknowledged ([`history`]), and a disk that forgets what was not synced ([`disk`]).
 //!
 //! Each test enters by [`namespace::run`], which gives it the low ports and the mounts that it needs.
@@ -7,6 +8,7 @@
 
 pub mod amqp;
 pub mod clients;
+pub mod commands;
 pub mod disk;
 pub mod history;
 pub mod https;
