@@ -85,7 +85,9 @@ function handleEvent(event) {
 
 async function main() {
   await client.open();
+  client.on('disconnect', () => fail(new Error('the hub is gone; start again')));
   const { result: receipts } = await client.getFeedbackReceiver();
+  receipts.on('error', fail);
   receipts.on('message', (batch) => {
     for (const receipt of JSON.parse(batch.getData().toString())) handleReceipt(receipt).catch(fail);
   });
@@ -107,6 +109,7 @@ async function main() {
 
   const isOver = ({ step }) => step === 'done' || step === 'failed';
   while (!Object.values(state.commands).every(isOver)) await new Promise((next) => setTimeout(next, 100));
+  client.removeAllListeners('disconnect');
   await events.close();
   await client.close();
   process.exit(Object.values(state.commands).every(({ step }) => step === 'done') ? 0 : 2);

@@ -9,7 +9,7 @@ async function main() {
   const isDone = new Set();
 
   client.on('message', async (command) => {
-    const id = command.correlationId;
+    const id = command.correlationId || command.messageId;
     const text = command.getData().toString();
     if (text !== 'open' && text !== 'close') {
       // It will never make sense: the back end is told Rejected.
