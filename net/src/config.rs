@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use engine::shard::CommandRules;
 use serde::Deserialize;
 
 use crate::certificate::Name;
@@ -109,6 +110,21 @@ pub struct Settings {
     /// [default: no limit; a full disk refuses telemetry and never deletes early]
     #[arg(long, value_name = "B")]
     pub retention_bytes: Option<Bytes>,
+    /// Commands in one device's queue at most, 1 to 1000 [default: 50]
+    #[arg(long, value_name = "N")]
+    pub command_queue_depth: Option<u32>,
+    /// Seconds that a command waits for its device where its sender does not say, 60 to 172800 [default: 3600]
+    #[arg(long, value_name = "S")]
+    pub command_ttl_s: Option<u64>,
+    /// Seconds that a command stays locked for the device that received it, 5 to 300 [default: 60]
+    #[arg(long, value_name = "S")]
+    pub command_lock_s: Option<u64>,
+    /// Deliveries after which a command that is given back is given up, 1 to 100 [default: 10]
+    #[arg(long, value_name = "N")]
+    pub command_deliveries_max: Option<u8>,
+    /// Count every lock that ends without settlement as a delivery, as in 2015, and not abandoned ones alone [default: false]
+    #[arg(long, value_name = "true|false")]
+    pub command_count_every_lock: Option<bool>,
     /// Seconds that a token still counts after its expiry, 0 to 300 [default: 0]
     #[arg(long, value_name = "S")]
     pub token_skew_s: Option<u64>,
@@ -220,6 +236,8 @@ pub struct Config {
     pub retention_days: u32,
     /// Bytes of events that are kept, all partitions together.
     pub retention_bytes: Option<u64>,
+    /// How commands are kept, locked and counted.
+    pub commands: CommandRules,
     /// Seconds that a token still counts after its expiry.
     pub token_skew_s: u64,
     /// Most connections at a time.
@@ -326,6 +344,11 @@ impl Settings {
             partitions: self.partitions.or(file.partitions),
             retention_days: self.retention_days.or(file.retention_days),
             retention_bytes: self.retention_bytes.or(file.retention_bytes),
+            command_queue_depth: self.command_queue_depth.or(file.command_queue_depth),
+            command_ttl_s: self.command_ttl_s.or(file.command_ttl_s),
+            command_lock_s: self.command_lock_s.or(file.command_lock_s),
+            command_deliveries_max: self.command_deliveries_max.or(file.command_deliveries_max),
+            command_count_every_lock: self.command_count_every_lock.or(file.command_count_every_lock),
             token_skew_s: self.token_skew_s.or(file.token_skew_s),
             connections_max: self.connections_max.or(file.connections_max),
             data_key_file: key.0,
@@ -334,7 +357,26 @@ impl Settings {
         }
     }
 
+    fn command_rules(&self) -> Result<CommandRules, ConfigError> {
+        let mut rules = CommandRules::default();
+        if let Some(depth) = self.command_queue_depth {
+            rules.queue_depth_max = within("command-queue-depth", depth, 1, 1000)?;
+        }
+        if let Some(seconds) = self.command_ttl_s {
+            rules.ttl_ms_default = 1000 * within("command-ttl-s", seconds, 60, 2 * 86_400)?;
+        }
+        if let Some(seconds) = self.command_lock_s {
+            rules.lock_timeout_ms = 1000 * within("command-lock-s", seconds, 5, 300)?;
+        }
+        if let Some(count) = self.command_deliveries_max {
+            rules.delivery_count_max = within("command-deliveries-max", count, 1, 100)?;
+        }
+        rules.counts_every_lock = self.command_count_every_lock.unwrap_or(rules.counts_every_lock);
+        Ok(rules)
+    }
+
     fn check(self, machine: &Machine) -> Result<Config, ConfigError> {
+        let commands = self.command_rules()?;
         let data = self.data.ok_or_else(|| value("data", "say where the hub's data is: --data DIR"))?;
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -367,6 +409,7 @@ impl Settings {
             partitions: self.partitions,
             retention_days: within("retention-days", self.retention_days.unwrap_or(7), 1, 7)?,
             retention_bytes: self.retention_bytes.map(|bytes| bytes.0),
+            commands,
             token_skew_s: within("token-skew-s", self.token_skew_s.unwrap_or(0), 0, 300)?,
             connections_max: self
                 .connections_max

@@ -299,6 +299,7 @@ fn runtime_config(
 ) -> Result<RuntimeConfig, ServeError> {
     let mut shard = ShardConfig::new(manifest.partitions, data_key);
     shard.access.token_skew_s = config.token_skew_s;
+    shard.commands = config.commands.clone();
     shard.events.retention.age_ms = Some(u64::from(config.retention_days) * DAY_MS);
     shard.events.retention.bytes = config.retention_bytes.map(|bytes| bytes / u64::from(manifest.partitions));
     let mut runtime = RuntimeConfig::new(data_dir.root(), shard);

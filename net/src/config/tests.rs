@@ -136,3 +136,30 @@ fn an_address_gives_the_hub_a_plain_name() {
     assert_eq!(config.name_of_new_hub(), "hub");
     assert_eq!(config.certificate_names(), ["10.0.0.5", "127.0.0.1"].map(name));
 }
+
+#[test]
+fn rules_of_commands() {
+    assert_eq!(resolve("--data d").unwrap().commands, CommandRules::default());
+    let file =
+        "data = \"d\"\ncommand-queue-depth = 5\ncommand-lock-s = 30\ncommand-count-every-lock = true\n";
+    let flags = "--command-queue-depth 7 --command-ttl-s 60 --command-deliveries-max 3";
+    let rules = with_file(file, flags).unwrap().commands;
+    let expected = CommandRules {
+        queue_depth_max: 7,
+        ttl_ms_default: 60_000,
+        lock_timeout_ms: 30_000,
+        delivery_count_max: 3,
+        counts_every_lock: true,
+        ..CommandRules::default()
+    };
+    assert_eq!(rules, expected);
+    for flags in [
+        "--command-queue-depth 0",
+        "--command-ttl-s 59",
+        "--command-ttl-s 172801",
+        "--command-lock-s 301",
+        "--command-deliveries-max 101",
+    ] {
+        assert!(resolve(&format!("--data d {flags}")).is_err(), "{flags}");
+    }
+}
