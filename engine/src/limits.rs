@@ -33,8 +33,11 @@ pub const READ_SLICE_COUNT_MAX: usize = 256;
 /// readers that catch up do not hold up those who send.
 pub const READ_BYTES_PER_TURN: usize = 4 << 20;
 
-/// Most identities in one page of a list [IoT Hub: at most 1000 per query].
-pub const DEVICE_PAGE_COUNT_MAX: u32 = 1000;
+/// Most identities in one page of a list [IoT Hub: at most 1000 per query], and one that tells whether there are more.
+pub const DEVICE_PAGE_COUNT_MAX: u32 = 1001;
+
+/// Most changes of identities in one request: what a shard does of them in one turn.
+pub const DEVICE_CHANGE_COUNT_MAX: usize = 1000;
 
 /// Monitoring events that wait for the caller to fetch them; what comes on top is counted and dropped.
 pub const MONITOR_EVENT_COUNT_MAX: usize = 4096;

@@ -30,6 +30,7 @@ use crate::reading::Reading;
 use crate::receivers::Receivers;
 use crate::request::{
     Caller, ConnectionId, EngineError, PartitionId, PartitionStatus, Reply, Request, SequenceNumber,
+    UnattachedAppend,
 };
 use crate::sessions::Sessions;
 use receiving::Undurable;
@@ -57,6 +58,8 @@ pub(crate) struct Partition<E: EventLog, S: Storage> {
     reading: Reading,
     /// Submitted and not durable yet, oldest first.
     appends: VecDeque<PendingAppend>,
+    /// Of devices that are not attached, behind the changes of identities that they rest on.
+    unattached: VecDeque<(Mark, Caller, UnattachedAppend)>,
     events_failed: bool,
     /// Enqueued time of the newest durable event.
     last_enqueued_ms: u64,
@@ -99,7 +102,8 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Take a request. Those that wait for durability are answered by a later [`Partition::poll`].
     pub fn handle_request(&mut self, caller: Caller, request: Request, turn: &mut Turn<'_>) {
         match request {
-            Request::Append(block) => self.append(caller, block.session, &block.events(), turn),
+            Request::Append(block) => self.append(caller, block.session, &block.events.views(), turn),
+            Request::AppendUnattached(append) => self.append_unattached(caller, append, turn),
             Request::OpenReader { group, start, epoch, name, .. } => {
                 self.open_reader(caller, group, start, epoch, name, turn);
             }
@@ -150,6 +154,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::CreateDevice(draft) => self.create_device(draft, turn),
             Request::UpdateDevice { draft, if_match } => self.update_device(draft, &if_match, turn),
             Request::DeleteDevice { device, if_match } => self.delete_device(&device, &if_match, turn),
+            Request::ChangeDevices { changes, .. } => Ok(self.change_devices(changes, turn)),
             Request::FindDevice { device } => self.find_device(&device),
             Request::ListDevices { after, count_max, .. } => self.list_devices(after.as_ref(), count_max),
             Request::CountDevices { .. } => Ok(Reply::DeviceCounts(self.count_devices())),
@@ -223,6 +228,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         self.journal.poll(turn.now);
         self.take_journal_news(turn);
         self.serve_receivers(turn);
+        self.submit_unattached(turn);
         // A read may ask for bytes to be loaded, which has to go out in this turn, and is done at once by a storage that
         // blocks. Only news make work, so this ends.
         let mut budget = READ_BYTES_PER_TURN;

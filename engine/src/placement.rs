@@ -40,6 +40,7 @@ impl Request {
             | Request::FindCheckpoint { partition, .. }
             | Request::DropConsumerGroup { partition, .. }
             | Request::ListDevices { partition, .. }
+            | Request::ChangeDevices { partition, .. }
             | Request::CountDevices { partition }
             | Request::OpenReceiptReceiver { partition }
             | Request::Flush { partition } => *partition,
@@ -54,6 +55,7 @@ impl Request {
                 device_partition(&draft.device, partition_count)
             }
             Request::EnqueueCommand(draft) => device_partition(&draft.device, partition_count),
+            Request::AppendUnattached(append) => device_partition(&append.device, partition_count),
             Request::Settle { holder: Holder::Device { device, .. }, .. } => {
                 device_partition(device, partition_count)
             }

@@ -5,12 +5,14 @@
 //! [`AppendView`]: a caller on the shard's own core hands over the bytes where they lie, and the shard copies them into
 //! the log's write buffer, once. No word of AMQP, HTTP or MQTT appears here.
 
+mod bulk;
 mod command;
 mod error;
 mod reply;
 
 use registry::{ConsumerGroupId, DeviceId, ETag, GenerationId, PolicyName, Rights};
 
+pub use bulk::DeviceChange;
 pub use command::{
     Ack, CommandDraft, CommandQueueStatus, Holder, LockToken, LockedCommand, LockedReceipts, Outcome,
     Receipt, ReceiverId, Settlement,
@@ -159,24 +161,61 @@ pub struct AppendView<'a> {
     pub events: &'a [EventView<'a>],
 }
 
-/// The owned form of [`AppendView`], for the way to another core: all bytes in one block.
+/// The owned form of [`AppendView`], for the way to another core.
 #[derive(Clone, Debug)]
 pub struct AppendBlock {
     /// The device that sends.
     pub session: SessionId,
+    /// What it sends.
+    pub events: EventBlock,
+}
+
+/// Events of a device that is not attached (HTTPS): all or none, in this order. It neither opens a session nor ends one.
+#[derive(Clone, Debug)]
+pub struct UnattachedAppend {
+    /// The device that sends.
+    pub device: DeviceId,
+    /// What the caller rests on; checked against the identity as it is now.
+    pub grant: Grant,
+    /// For monitoring.
+    pub protocol: Protocol,
+    /// At least one.
+    pub events: EventBlock,
+}
+
+/// Owned events, all bytes in one block.
+#[derive(Clone, Debug, Default)]
+pub struct EventBlock {
     /// All events' bytes, one behind the other.
     pub bytes: Vec<u8>,
     /// Where each event lies in `bytes`.
     pub spans: Vec<EventSpan>,
 }
 
-impl AppendBlock {
+impl EventBlock {
+    /// Copy an event in behind the others.
+    ///
+    /// # Panics
+    ///
+    /// If the block would exceed 4 GiB.
+    pub fn push(&mut self, event: &EventView<'_>) {
+        let length = |count: usize| u32::try_from(count).expect("events have a limit far below 4 GiB");
+        self.spans.push(EventSpan {
+            start: length(self.bytes.len()),
+            annotations_bytes: length(event.annotations.len()),
+            annotation_value_count: event.annotation_value_count,
+            message_bytes: length(event.message.len()),
+        });
+        self.bytes.extend_from_slice(event.annotations);
+        self.bytes.extend_from_slice(event.message);
+    }
+
     /// The events where they lie in the block.
     ///
     /// # Panics
     ///
     /// If a span lies outside of the block.
-    pub fn events(&self) -> Vec<EventView<'_>> {
+    pub fn views(&self) -> Vec<EventView<'_>> {
         let view = |span: &EventSpan| {
             let (_, rest) = self.bytes.split_at(span.start as usize);
             let (annotations, rest) = rest.split_at(span.annotations_bytes as usize);
@@ -187,7 +226,7 @@ impl AppendBlock {
     }
 }
 
-/// One event's place in an [`AppendBlock`]: annotations first, the message behind them.
+/// One event's place in an [`EventBlock`]: annotations first, the message behind them.
 #[derive(Clone, Copy, Debug)]
 pub struct EventSpan {
     /// Where the annotations begin.
@@ -258,6 +297,9 @@ pub enum Request {
     },
     /// Append from another core; see [`AppendView`]. Reply: [`Reply::Appended`].
     Append(AppendBlock),
+    /// Append for a device that is not attached. Reply: [`Reply::Appended`] once durable, together with what the device's
+    /// identity was at that time.
+    AppendUnattached(UnattachedAppend),
     /// Attach a reader. Reply: [`Reply::ReaderOpened`].
     OpenReader {
         /// The partition.
@@ -356,6 +398,13 @@ pub enum Request {
         device: DeviceId,
         /// Its condition.
         if_match: IfMatch,
+    },
+    /// Change many identities of one partition, in this order and in one commit. Reply: [`Reply::DevicesChanged`] once durable.
+    ChangeDevices {
+        /// The partition of all of them.
+        partition: PartitionId,
+        /// At most [`DEVICE_CHANGE_COUNT_MAX`](crate::limits::DEVICE_CHANGE_COUNT_MAX); what comes behind is refused as busy.
+        changes: Vec<DeviceChange>,
     },
     /// Read an identity. Reply: [`Reply::Device`], once what it shows is durable.
     FindDevice {

@@ -33,7 +33,7 @@ pub(crate) struct Session {
 /// When a device was last seen, as far as this run knows. Milliseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Activity {
-    /// When it last attached or left.
+    /// When it last attached or left; 0: it never did.
     pub connection_updated_ms: u64,
     /// Its last attach or event.
     pub last_activity_ms: u64,
@@ -131,6 +131,15 @@ impl Sessions {
     pub fn of_connection(&self, connection: ConnectionId) -> Vec<SessionId> {
         let keys = self.by_connection.get(&connection);
         keys.map(|keys| keys.iter().map(|key| self.id(*key)).collect()).unwrap_or_default()
+    }
+
+    /// A device has shown that it lives without being attached.
+    pub fn touch(&mut self, device: &DeviceId, wall_ms: u64) {
+        let seen = match self.activity.get_mut(device) {
+            Some(seen) => seen,
+            None => self.activity.entry(device.clone()).or_default(),
+        };
+        seen.last_activity_ms = seen.last_activity_ms.max(wall_ms);
     }
 
     /// The identity is gone: what was known of it is forgotten.

@@ -6,9 +6,10 @@ use segment_log::storage::Storage;
 use super::{Partition, Turn, refused};
 use crate::entry::Entry;
 use crate::event_log::EventLog;
-use crate::limits::DEVICE_PAGE_COUNT_MAX;
+use crate::limits::{DEVICE_CHANGE_COUNT_MAX, DEVICE_PAGE_COUNT_MAX};
 use crate::monitor::MonitorEvent;
-use crate::request::{DeviceCounts, DeviceView, EngineError, IfMatch, Reply};
+use crate::placement::device_partition;
+use crate::request::{DeviceChange, DeviceCounts, DeviceView, EngineError, IfMatch, Reply};
 
 impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Create an identity.
@@ -56,6 +57,28 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         self.sessions.forget(id);
         self.count_change(turn, |at_ms| MonitorEvent::DeviceDeleted { at_ms, device: id.clone() });
         Ok(Reply::Done)
+    }
+
+    /// Make many changes, each for itself. Their records leave in one commit.
+    pub(super) fn change_devices(&mut self, changes: Vec<DeviceChange>, turn: &mut Turn<'_>) -> Reply {
+        let mut done_count = 0;
+        let mut change = |change: DeviceChange| {
+            let owner = device_partition(change.device(), turn.config.partition_count);
+            if owner != self.id {
+                return Err(EngineError::PartitionNotFound(u64::from(owner.0)));
+            }
+            if done_count >= DEVICE_CHANGE_COUNT_MAX {
+                return Err(EngineError::Busy);
+            }
+            done_count += 1;
+            let reply = match change {
+                DeviceChange::Create(draft) => self.create_device(draft, turn),
+                DeviceChange::Update { draft, if_match } => self.update_device(draft, &if_match, turn),
+                DeviceChange::Delete { device, if_match } => self.delete_device(&device, &if_match, turn),
+            };
+            reply.map(|_| ())
+        };
+        Reply::DevicesChanged(changes.into_iter().map(&mut change).collect())
     }
 
     /// Read an identity.
@@ -106,7 +129,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         let command_count = self.commands.queues.status(&device.id).depth();
         DeviceView {
             connected: self.sessions.of_device(&device.id).is_some(),
-            connection_updated_ms: activity.map(|activity| activity.connection_updated_ms),
+            connection_updated_ms: activity.map(|seen| seen.connection_updated_ms).filter(|ms| *ms > 0),
             last_activity_ms: activity.map(|activity| activity.last_activity_ms),
             device: device.id,
             generation: device.generation,

@@ -123,6 +123,7 @@ fn try_open<S: Storage>(
         sessions: Sessions::new(id, config.limits.session_count_max),
         reading: Reading::new(Readers::new(id, config.limits.reader_count_max)),
         appends: Default::default(),
+        unattached: Default::default(),
         events_failed: false,
         flushes: Vec::new(),
         jobs: Default::default(),

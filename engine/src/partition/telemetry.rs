@@ -1,12 +1,15 @@
 //! Events of devices: stamped, submitted, acknowledged once durable.
 
+use std::collections::VecDeque;
+
 use segment_log::storage::Storage;
 
 use super::{Partition, Turn};
+use crate::access::check_session;
 use crate::event::{EVENT_HEADER_BYTES, Source, Stamp};
 use crate::event_log::{EventLog, SubmitError, Ticket};
 use crate::monitor::MonitorEvent;
-use crate::request::{Caller, EngineError, EventView, Reply, SequenceNumber, SessionId};
+use crate::request::{Caller, EngineError, EventView, Reply, SequenceNumber, SessionId, UnattachedAppend};
 
 /// Events that are submitted and not durable yet.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub(crate) struct PendingAppend {
 impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Take events of a session, all or none. Answered once they are durable.
     pub fn append(&mut self, caller: Caller, id: SessionId, events: &[EventView<'_>], turn: &mut Turn<'_>) {
-        let event_count = u32::try_from(events.len()).expect("a batch lies in memory");
+        let event_count = count(events);
         if let Err(error) = self.try_append(caller, id, events, event_count, turn) {
             turn.out.counters.events_refused += u64::from(event_count);
             if let Ok(session) = self.sessions.find_mut(id, caller.connection) {
@@ -40,47 +43,88 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         event_count: u32,
         turn: &mut Turn<'_>,
     ) -> Result<(), EngineError> {
-        let bounds = self.events.bounds();
         let session = self.sessions.find_mut(id, caller.connection).map_err(EngineError::SessionEnded)?;
-        if self.events_failed {
-            return Err(EngineError::StorageFailed);
-        }
-        let limits = &turn.config.limits;
-        if self.appends.len() >= limits.append_waiting_max as usize {
-            return Err(EngineError::Busy);
-        }
-        let bytes_max = u64::from(limits.event_bytes_max);
-        let mut bytes = 0;
-        for event in events {
-            let size = (event.message.len() + event.annotations.len()) as u64;
-            if size > bytes_max {
-                return Err(EngineError::EventTooLarge { bytes: size, bytes_max });
-            }
-            bytes += size;
-        }
-        if events.is_empty() {
-            turn.out.reply(caller, Reply::Appended { first: bounds.submitted, event_count: 0 });
-            return Ok(());
-        }
-
         let stamp = Stamp {
             device: session.device.as_str(),
             generation: session.generation,
             auth: session.auth,
             source: Source::Telemetry,
         };
-        // A clock that goes back must not take the partition with it.
-        let time_ms = turn.now.wall_ms.max(bounds.last_time_ms);
-        let ticket = submit(&mut self.events, &stamp, events, time_ms).map_err(|error| match error {
-            SubmitError::Busy => EngineError::Busy,
-            SubmitError::Full => EngineError::StorageFull,
-            SubmitError::TooLarge { bytes, bytes_max } => EngineError::EventTooLarge { bytes, bytes_max },
-            SubmitError::Failed => EngineError::StorageFailed,
-            SubmitError::Closed => EngineError::Stopping,
-        })?;
+        let append = submit(&mut self.events, &self.appends, self.events_failed, &stamp, events, turn)?;
         session.last_activity_ms = turn.now.wall_ms;
-        self.appends.push_back(PendingAppend { ticket, caller, event_count, bytes, time_ms });
+        match append {
+            Some(append) => self.appends.push_back(append.of(caller, event_count)),
+            None => turn.out.reply(caller, self.nothing_appended()),
+        }
         Ok(())
+    }
+
+    /// Take events of a device that is not attached. What is known of its identity must be durable before events rest on it.
+    pub(super) fn append_unattached(
+        &mut self,
+        caller: Caller,
+        append: UnattachedAppend,
+        turn: &mut Turn<'_>,
+    ) {
+        if self.unattached.len() >= turn.config.limits.change_waiting_max as usize {
+            return self.refuse_unattached(caller, &append, EngineError::Busy, turn);
+        }
+        self.unattached.push_back((self.journal.mark(), caller, append));
+        self.submit_unattached(turn);
+    }
+
+    /// Submit what waited for the journal.
+    pub(super) fn submit_unattached(&mut self, turn: &mut Turn<'_>) {
+        let durable = self.journal.durable();
+        while self.unattached.front().is_some_and(|(mark, ..)| *mark <= durable || self.journal.has_failed())
+        {
+            let Some((_, caller, append)) = self.unattached.pop_front() else { break };
+            if let Err(error) = self.try_append_unattached(caller, &append, turn) {
+                self.refuse_unattached(caller, &append, error, turn);
+            }
+        }
+    }
+
+    fn try_append_unattached(
+        &mut self,
+        caller: Caller,
+        append: &UnattachedAppend,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), EngineError> {
+        if self.journal.has_failed() {
+            return Err(EngineError::StorageFailed);
+        }
+        let UnattachedAppend { device: id, grant, events, .. } = append;
+        let now_s = turn.now.wall_ms / 1000;
+        let (device, auth) = check_session(&self.store, &turn.config.access, id, grant, now_s)?;
+        let (generation, source) = (device.generation, Source::Telemetry);
+        let stamp = Stamp { device: id.as_str(), generation, auth, source };
+        let views = events.views();
+        let append = submit(&mut self.events, &self.appends, self.events_failed, &stamp, &views, turn)?;
+        self.sessions.touch(id, turn.now.wall_ms);
+        match append {
+            Some(append) => self.appends.push_back(append.of(caller, count(&views))),
+            None => turn.out.reply(caller, self.nothing_appended()),
+        }
+        Ok(())
+    }
+
+    fn refuse_unattached(
+        &mut self,
+        caller: Caller,
+        append: &UnattachedAppend,
+        error: EngineError,
+        turn: &mut Turn<'_>,
+    ) {
+        let event_count = u32::try_from(append.events.spans.len()).expect("a batch lies in memory");
+        turn.out.counters.events_refused += u64::from(event_count);
+        let (at_ms, device) = (turn.now.wall_ms, append.device.clone());
+        turn.out.monitor(MonitorEvent::EventsRefused { at_ms, device, event_count, error: error.clone() });
+        turn.out.fail(caller, error);
+    }
+
+    fn nothing_appended(&self) -> Reply {
+        Reply::Appended { first: self.events.bounds().submitted, event_count: 0 }
     }
 
     /// A submission is durable: its caller is told.
@@ -103,7 +147,65 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     }
 }
 
+fn count(events: &[EventView<'_>]) -> u32 {
+    u32::try_from(events.len()).expect("a batch lies in memory")
+}
+
+/// What was submitted; whose it is is added by [`Submitted::of`].
+struct Submitted {
+    ticket: Ticket,
+    bytes: u64,
+    time_ms: u64,
+}
+
+impl Submitted {
+    fn of(self, caller: Caller, event_count: u32) -> PendingAppend {
+        let Self { ticket, bytes, time_ms } = self;
+        PendingAppend { ticket, caller, event_count, bytes, time_ms }
+    }
+}
+
+/// Submit events under one stamp, all or none. None: there were none.
 fn submit(
+    log: &mut impl EventLog,
+    waiting: &VecDeque<PendingAppend>,
+    has_failed: bool,
+    stamp: &Stamp<'_>,
+    events: &[EventView<'_>],
+    turn: &Turn<'_>,
+) -> Result<Option<Submitted>, EngineError> {
+    if has_failed {
+        return Err(EngineError::StorageFailed);
+    }
+    let limits = &turn.config.limits;
+    if waiting.len() >= limits.append_waiting_max as usize {
+        return Err(EngineError::Busy);
+    }
+    let bytes_max = u64::from(limits.event_bytes_max);
+    let mut bytes = 0;
+    for event in events {
+        let size = (event.message.len() + event.annotations.len()) as u64;
+        if size > bytes_max {
+            return Err(EngineError::EventTooLarge { bytes: size, bytes_max });
+        }
+        bytes += size;
+    }
+    if events.is_empty() {
+        return Ok(None);
+    }
+    // A clock that goes back must not take the partition with it.
+    let time_ms = turn.now.wall_ms.max(log.bounds().last_time_ms);
+    let ticket = submit_records(log, stamp, events, time_ms).map_err(|error| match error {
+        SubmitError::Busy => EngineError::Busy,
+        SubmitError::Full => EngineError::StorageFull,
+        SubmitError::TooLarge { bytes, bytes_max } => EngineError::EventTooLarge { bytes, bytes_max },
+        SubmitError::Failed => EngineError::StorageFailed,
+        SubmitError::Closed => EngineError::Stopping,
+    })?;
+    Ok(Some(Submitted { ticket, bytes, time_ms }))
+}
+
+fn submit_records(
     log: &mut impl EventLog,
     stamp: &Stamp<'_>,
     events: &[EventView<'_>],

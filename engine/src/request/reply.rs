@@ -126,6 +126,8 @@ pub enum Reply {
     Device(Box<DeviceView>),
     /// Identities in the order of their ids.
     Devices(Vec<DeviceView>),
+    /// What became of each change, in their order.
+    DevicesChanged(Vec<Result<(), EngineError>>),
     /// Counts of one partition.
     DeviceCounts(DeviceCounts),
     /// The receiver is attached.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod bulk;
 mod checker;
 mod command_durability;
 mod command_model;
@@ -13,4 +14,5 @@ mod model;
 mod reading;
 mod sessions;
 mod storage;
+mod unattached;
 mod world;
