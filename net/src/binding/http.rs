@@ -1,11 +1,18 @@
-//! The service API over HTTPS: identities, consumer groups, checkpoints \[IoT Hub REST: service API\].
+//! The service and device APIs over HTTPS: identities, consumer groups, checkpoints; events and commands of
+//! devices [IoT Hub: REST API].
 //!
 //! One request is in work at a time. Each carries its own token, which the engine verifies anew; only then is the request
-//! itself asked. What arrives behind it waits in the connection's buffer, and above the limit of that in the peer's.
+//! itself asked. What arrives behind it waits in the connection's buffer, and above the limit of that in the peer's. A
+//! longer body than [`STRANGER_BYTES_MAX`] is taken only from those whose token was verified.
 
 mod access;
 mod answer;
+mod bulk;
+mod commands;
+mod events;
+mod fields;
 mod identity;
+mod query;
 mod routes;
 mod work;
 
@@ -18,13 +25,22 @@ use crate::binding::status::Status;
 use crate::binding::websocket::Upgrade;
 use crate::binding::{Binding, Closing, Context};
 
-use access::{Access, check_grant};
-use answer::{Answer, confused, late, no_websocket, refused, slow, unreadable};
+use access::{Access, Who, check_grant};
+use answer::{Answer, Refused, confused, late, no_websocket, refused, slow, too_large, unreadable};
+use commands::read_lock_timeout;
+use events::EventsHead;
+use query::ITEM_COUNT;
 use routes::Route;
 use work::{CONTINUATION, Call, Progress, Questions, Work};
 
-/// Bytes of a body. The largest thing that this API takes is one identity, far below this.
-const BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of any body. Each route has its own limit below this.
+const BODY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Bytes of a body that are taken before it is known who sends them.
+const STRANGER_BYTES_MAX: usize = 64 * 1024;
+
+/// Refused logins in a row after which the connection ends.
+const REFUSED_LOGINS_MAX: u32 = 5;
 
 /// How long a connection without a request is kept, milliseconds. Clients keep theirs for less.
 const IDLE_TIMEOUT_MS: u64 = 120_000;
@@ -38,7 +54,7 @@ const ANSWER_TIMEOUT_MS: u64 = 30_000;
 /// When a question that the engine was too busy to take is asked again.
 const RETRY_MS: u64 = 20;
 
-/// One HTTPS connection of a back end, or of the command line.
+/// One HTTPS connection of a back end, of a device, or of the command line.
 pub struct HttpBinding {
     connection: Connection,
     incoming: Option<Incoming>,
@@ -53,20 +69,27 @@ pub struct HttpBinding {
     retry_ms: Option<u64>,
     /// The peer does not take its answers: no further request is read.
     output_is_full: bool,
+    /// Requests refused in a row because of who sent them.
+    refused_login_count: u32,
     /// What speaks from now on: the peer asked for a WebSocket.
     successor: Option<Box<dyn Binding>>,
 }
 
-/// A request that has not arrived whole.
+/// A request, as far as it has arrived.
 struct Incoming {
     authorization: Option<SecretText>,
-    call: Result<Call, Status>,
+    call: Result<Call, Refused>,
+    /// Of the body of a call that is refused.
+    dropped_bytes: usize,
+    /// Who sends it, once that is known.
+    who: Option<Who>,
+    is_whole: bool,
 }
 
 /// A request whose answer is being made.
 enum State {
-    /// The engine verifies the token.
-    Authenticating(Result<Call, Status>),
+    /// The engine verifies the token. Boxed: it is much larger than the other.
+    Authenticating(Box<Incoming>),
     /// The engine does what was asked.
     Working(Work),
 }
@@ -93,26 +116,64 @@ impl HttpBinding {
             deadline_ms: hub.now.mono_ms + IDLE_TIMEOUT_MS,
             retry_ms: None,
             output_is_full: false,
+            refused_login_count: 0,
             successor: None,
         }
     }
 
-    /// The request is whole: find out who asks.
+    /// Go on with a request that is whole, or too long to be taken unseen.
     fn begin(&mut self, incoming: Incoming, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        if let Some(who) = incoming.who.clone() {
+            return self.go_on(incoming, who, output, hub);
+        }
         match Access::read(incoming.authorization.as_ref(), hub.hub) {
-            Err(status) => self.refuse(&status, output, hub),
-            Ok(Access::Administrator) => self.work(incoming.call, output, hub),
+            Err(status) => self.refuse_login(status, output, hub),
+            Ok(Access::Administrator) => self.go_on(incoming, Who::Administrator, output, hub),
             Ok(Access::Token(question)) => {
-                self.wait(State::Authenticating(incoming.call), vec![question], hub);
+                self.wait(State::Authenticating(Box::new(incoming)), vec![question], hub);
             }
         }
     }
 
-    /// The caller may: do it, or say why it cannot be done.
-    fn work(&mut self, call: Result<Call, Status>, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        match call.and_then(|call| Work::begin(call, hub.hub.partition_count)) {
-            Err(status) => self.refuse(&status, output, hub),
-            Ok((work, questions)) => self.wait(State::Working(work), questions, hub),
+    /// Whoever goes on guessing does so on a new connection, whose handshake waits its turn.
+    fn refuse_login(&mut self, status: Status, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        self.refused_login_count += 1;
+        if self.refused_login_count >= REFUSED_LOGINS_MAX {
+            self.connection.close();
+        }
+        self.refuse(&status.into(), output, hub);
+    }
+
+    /// The caller is known: do what it asks if it may, or wait for the rest of what it asks.
+    fn go_on(&mut self, incoming: Incoming, who: Who, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        self.refused_login_count = 0;
+        let call = incoming.call.and_then(|call| match &who {
+            Who::Granted(grant) => check_grant(grant, &call.route).map(|()| call).map_err(Refused::from),
+            Who::Administrator => Ok(call),
+        });
+        match call {
+            Err(refused) => self.refuse(&refused, output, hub),
+            Ok(call) if call.body.len() > call.route.body_bytes_max() => {
+                self.refuse(&too_large(call.route.body_bytes_max()).into(), output, hub);
+            }
+            Ok(call) if !incoming.is_whole => {
+                self.incoming = Some(Incoming { call: Ok(call), who: Some(who), ..incoming });
+            }
+            Ok(call) => match Work::begin(call, who, hub.hub.partition_count) {
+                Err(status) => self.refuse(&status.into(), output, hub),
+                Ok(Progress::Answer(answer)) => self.answer(&answer, output, hub),
+                Ok(Progress::Wait(work, questions)) => self.wait(State::Working(work), questions, hub),
+            },
+        }
+    }
+
+    /// More of the body has come.
+    fn check_body(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let Some(incoming) = self.incoming.take() else { return };
+        let bytes = incoming.call.as_ref().map_or(incoming.dropped_bytes, |call| call.body.len());
+        match incoming.who {
+            None if bytes <= STRANGER_BYTES_MAX => self.incoming = Some(incoming),
+            _ => self.begin(incoming, output, hub),
         }
     }
 
@@ -140,19 +201,16 @@ impl HttpBinding {
     fn advance(&mut self, index: usize, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         match (self.in_work.take(), reply) {
             (None, _) => {}
-            (Some(State::Authenticating(call)), Reply::Authenticated(grant)) => {
-                match call.as_ref().map_or(Ok(()), |call| check_grant(&grant, &call.route)) {
-                    Err(status) => self.refuse(&status, output, hub),
-                    Ok(()) => self.work(call, output, hub),
-                }
+            (Some(State::Authenticating(incoming)), Reply::Authenticated(grant)) => {
+                self.go_on(*incoming, Who::Granted(grant), output, hub);
             }
             (Some(State::Authenticating(_)), Reply::Failed(error)) => {
-                self.refuse(&refused(&error), output, hub)
+                self.refuse_login(refused(&error), output, hub);
             }
-            (Some(State::Authenticating(_)), _) => self.refuse(&confused(), output, hub),
+            (Some(State::Authenticating(_)), _) => self.refuse(&confused().into(), output, hub),
             (Some(State::Working(work)), reply) => {
                 match work.advance(index, reply, hub.hub.partition_count) {
-                    Err(status) => self.refuse(&status, output, hub),
+                    Err(status) => self.refuse(&status.into(), output, hub),
                     Ok(Progress::Answer(answer)) => self.answer(&answer, output, hub),
                     Ok(Progress::Wait(work, questions)) => self.wait(State::Working(work), questions, hub),
                 }
@@ -160,8 +218,8 @@ impl HttpBinding {
         }
     }
 
-    fn refuse(&mut self, status: &Status, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let answer = Answer::error(status, hub.connection, hub.now.wall_ms);
+    fn refuse(&mut self, refused: &Refused, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let answer = Answer::refusal(refused, hub.connection, hub.now.wall_ms);
         self.answer(&answer, output, hub);
     }
 
@@ -169,7 +227,7 @@ impl HttpBinding {
     fn answer(&mut self, answer: &Answer, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         let date = answer::http_date(hub.now.wall_ms);
         let mut headers = vec![("Date", date.as_str())];
-        headers.extend(answer.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        headers.extend(answer.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())));
         let response = Response { status: answer.status, headers: &headers, body: &answer.body };
         self.connection.respond(&response, output);
         self.incoming = None;
@@ -197,11 +255,32 @@ impl HttpBinding {
 impl Incoming {
     fn new(head: &Head<'_>, partition_count: u16) -> Self {
         let header = |name| head.header(name).map(str::to_owned);
-        let (if_match, continuation) = (header("if-match"), header(CONTINUATION));
-        let route = Route::parse(head.method(), head.target(), partition_count);
-        Self {
-            authorization: head.header("authorization").map(SecretText::new),
-            call: route.map(|route| Call { route, if_match, continuation, body: Vec::new() }),
+        let call = Route::parse(head.method(), head.target(), partition_count).and_then(|route| {
+            let mut call = Call {
+                if_match: header("if-match"),
+                continuation: header(CONTINUATION),
+                item_count: header(ITEM_COUNT),
+                events: None,
+                lock_timeout_ms: None,
+                body: Vec::new(),
+                route,
+            };
+            match &call.route {
+                Route::SendEvents(_) => call.events = Some(EventsHead::read(head)?),
+                Route::ReceiveCommand(_) => call.lock_timeout_ms = read_lock_timeout(head)?,
+                _ => {}
+            }
+            Ok(call)
+        });
+        let authorization = head.header("authorization").map(SecretText::new);
+        Self { authorization, call, dropped_bytes: 0, who: None, is_whole: false }
+    }
+
+    /// Keep a piece of the body. What is refused anyway is counted alone.
+    fn take_body(&mut self, piece: &[u8]) {
+        match &mut self.call {
+            Ok(call) => call.body.extend_from_slice(piece),
+            Err(_) => self.dropped_bytes += piece.len(),
         }
     }
 }
@@ -221,25 +300,26 @@ impl Binding for HttpBinding {
                         match upgrade.and_then(|upgrade| upgrade.accept(&mut self.connection, output, hub)) {
                             Ok(successor) => self.successor = Some(successor),
                             Err(error) => {
-                                self.refuse(&no_websocket(&error), output, hub);
+                                self.refuse(&no_websocket(&error).into(), output, hub);
                                 return Err(Closing::fault(error.to_string()));
                             }
                         }
                     }
                 },
                 Ok(Some(Event::Body(piece))) => {
-                    if let Some(Incoming { call: Ok(call), .. }) = &mut self.incoming {
-                        call.body.extend_from_slice(piece);
+                    if let Some(incoming) = &mut self.incoming {
+                        incoming.take_body(piece);
                     }
+                    self.check_body(output, hub);
                 }
                 Ok(Some(Event::End)) => {
                     if let Some(incoming) = self.incoming.take() {
-                        self.begin(incoming, output, hub);
+                        self.begin(Incoming { is_whole: true, ..incoming }, output, hub);
                     }
                 }
                 Ok(None) => break,
                 Err(refusal) => {
-                    self.refuse(&unreadable(&refusal), output, hub);
+                    self.refuse(&unreadable(&refusal).into(), output, hub);
                     return Err(Closing::fault(refusal.to_string()));
                 }
             }
@@ -255,7 +335,7 @@ impl Binding for HttpBinding {
         }
     }
 
-    /// This API holds neither sessions nor readers: no notice is about it.
+    /// These APIs hold neither sessions nor readers: no notice is about them.
     fn handle_notice(&mut self, _notice: Notice, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
 
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
@@ -265,9 +345,9 @@ impl Binding for HttpBinding {
         }
         match self.phase {
             Phase::Idle(_) => self.connection.close(),
-            Phase::Reading(_) => self.refuse(&slow(), output, hub),
-            Phase::Working(_) if self.unasked.is_empty() => self.refuse(&late(), output, hub),
-            Phase::Working(_) => self.refuse(&refused(&EngineError::Busy), output, hub),
+            Phase::Reading(_) => self.refuse(&slow().into(), output, hub),
+            Phase::Working(_) if self.unasked.is_empty() => self.refuse(&late().into(), output, hub),
+            Phase::Working(_) => self.refuse(&refused(&EngineError::Busy).into(), output, hub),
         }
         self.watch(hub);
     }
@@ -291,7 +371,7 @@ impl Binding for HttpBinding {
     fn begin_stop(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.connection.close();
         if self.in_work.is_none() && !self.connection.is_closed() {
-            self.refuse(&refused(&EngineError::Stopping), output, hub);
+            self.refuse(&refused(&EngineError::Stopping).into(), output, hub);
         }
         self.watch(hub);
     }

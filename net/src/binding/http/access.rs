@@ -3,12 +3,31 @@
 use engine::monitor::Protocol;
 use engine::placement::{HUB_PARTITION, device_partition};
 use engine::request::{Grant, Principal, Request, SecretText};
-use registry::{DeviceId, SasToken, audience};
+use registry::{DeviceId, Rights, SasToken, audience};
 
 use crate::binding::HubInfo;
 use crate::binding::http::answer::{unauthenticated, unauthorized};
 use crate::binding::http::routes::{Needs, Route};
 use crate::binding::status::Status;
+
+/// Who asks, once it is known.
+#[derive(Clone, Debug)]
+pub(super) enum Who {
+    /// The administrator of this run.
+    Administrator,
+    /// The holder of a verified token.
+    Granted(Grant),
+}
+
+impl Who {
+    /// What a device's request rests on. The administrator is no device.
+    pub(super) fn of_device(self) -> Result<Grant, Status> {
+        match self {
+            Self::Granted(grant) => Ok(grant),
+            Self::Administrator => Err(unauthorized()),
+        }
+    }
+}
 
 /// What the header says.
 #[derive(Debug)]
@@ -49,14 +68,16 @@ impl Access {
     }
 }
 
-/// Whether the holder of a verified token may ask for `route`.
+/// Whether the holder of a verified token may ask for `route`. What a device does is checked again by the engine, against its
+/// identity as it is then.
 pub(super) fn check_grant(grant: &Grant, route: &Route) -> Result<(), Status> {
     let may = match (route.needs(), &grant.principal) {
-        (Needs::Rights(needed), Principal::Policy { rights, .. }) => {
-            rights.contains(needed) && audience::covers(&grant.resource, &route.resource())
-        }
+        (Needs::Rights(needed), Principal::Policy { rights, .. }) => rights.contains(needed),
+        (Needs::Device, Principal::Policy { rights, .. }) => rights.contains(Rights::DEVICE_CONNECT),
+        (Needs::Device, Principal::Device { device, .. }) => route.device() == Some(device),
         _ => false,
     };
+    let may = may && audience::covers(&grant.resource, &route.resource());
     if may { Ok(()) } else { Err(unauthorized()) }
 }
 

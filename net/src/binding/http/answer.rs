@@ -1,5 +1,7 @@
 //! What is written back: identities and lists as JSON, and errors in the form that every client package parses.
 
+use std::borrow::Cow;
+
 use engine::request::{ConnectionId, EngineError};
 use net_amqp::condition::{INTERNAL_ERROR, MS_ARGUMENT_ERROR, NOT_ALLOWED, NOT_FOUND, UNAUTHORIZED_ACCESS};
 use net_http::Refusal;
@@ -10,11 +12,25 @@ use serde_json::json;
 use crate::binding::status::{Status, iso_time, tracking_id};
 use crate::binding::websocket::UpgradeError;
 
+/// Why a request is not done, and what HTTP wants to be told with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) status: Status,
+    /// The methods that the resource knows, where it does not know the request's.
+    pub(super) allow: Option<&'static str>,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { status, allow: None }
+    }
+}
+
 /// An answer, not yet bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(Cow<'static, str>, String)>,
     pub(super) body: Vec<u8>,
 }
 
@@ -31,9 +47,18 @@ impl Answer {
     }
 
     /// With one more header.
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+    pub(super) fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
         self
+    }
+
+    /// A refusal.
+    pub(super) fn refusal(refused: &Refused, connection: ConnectionId, wall_ms: u64) -> Self {
+        let answer = Self::error(&refused.status, connection, wall_ms);
+        match refused.allow {
+            Some(methods) => answer.with("Allow", methods),
+            None => answer,
+        }
     }
 
     /// An error: `Message` is cut at its first `;` and `:` by the clients, `iothub-errorcode` decides their exception
@@ -56,8 +81,8 @@ impl Answer {
     }
 }
 
-fn json_type() -> (&'static str, String) {
-    ("Content-Type", "application/json; charset=utf-8".to_owned())
+fn json_type() -> (Cow<'static, str>, String) {
+    ("Content-Type".into(), "application/json; charset=utf-8".to_owned())
 }
 
 /// What the binding itself refuses.
@@ -82,13 +107,21 @@ pub(super) fn unauthorized() -> Status {
 }
 
 /// No such route.
-pub(super) fn no_route() -> Status {
-    Status::new(404_000, "GenericNotFound", NOT_FOUND, "no such resource")
+pub(super) fn no_route() -> Refused {
+    Status::new(404_000, "GenericNotFound", NOT_FOUND, "no such resource").into()
 }
 
-/// A route that does not know the method.
-pub(super) fn no_method() -> Status {
-    Status::new(405_000, "InvalidOperation", NOT_ALLOWED, "the resource does not know this method")
+/// A route that knows only the methods in `allow` [RFC 9110 15.5.6].
+pub(super) fn no_method(allow: &'static str) -> Refused {
+    let status =
+        Status::new(405_000, "InvalidOperation", NOT_ALLOWED, "the resource does not know this method");
+    Refused { status, allow: Some(allow) }
+}
+
+/// A body that is longer than its route takes.
+pub(super) fn too_large(bytes_max: usize) -> Status {
+    let message = format!("the body exceeds {bytes_max} bytes");
+    Status::new(413_001, "MessageTooLarge", MS_ARGUMENT_ERROR, message)
 }
 
 /// The engine did not answer in time.

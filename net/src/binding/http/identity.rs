@@ -73,7 +73,7 @@ impl<'a> Identity<'a> {
             connection_state_updated_time: time(view.connection_updated_ms),
             status_updated_time: time(view.status_updated_ms),
             last_activity_time: time(view.last_activity_ms),
-            cloud_to_device_message_count: 0,
+            cloud_to_device_message_count: view.command_count,
             authentication: Authentication {
                 symmetric_key: SymmetricKey {
                     primary_key: view.keys.primary.to_base64(),
@@ -90,24 +90,24 @@ impl<'a> Identity<'a> {
 }
 
 /// UTC without the `Z`, as Azure writes it.
-fn time(ms: Option<u64>) -> String {
+pub(super) fn time(ms: Option<u64>) -> String {
     ms.map_or_else(|| NEVER.to_owned(), |ms| iso_time(ms).trim_end_matches('Z').to_owned())
 }
 
 /// What a back end sends of an identity. Fields that only the hub sets are ignored, since clients send back what they read.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Wish {
-    device_id: Option<String>,
-    status: Option<String>,
-    status_reason: Option<String>,
-    authentication: Option<WishedAuthentication>,
-    capabilities: Option<WishedCapabilities>,
+pub(super) struct Wish {
+    pub(super) device_id: Option<String>,
+    pub(super) status: Option<String>,
+    pub(super) status_reason: Option<String>,
+    pub(super) authentication: Option<WishedAuthentication>,
+    pub(super) capabilities: Option<WishedCapabilities>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WishedAuthentication {
+pub(super) struct WishedAuthentication {
     #[serde(rename = "type")]
     kind: Option<String>,
     // The first Node packages wrote the name so.
@@ -124,36 +124,44 @@ struct WishedKeys {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WishedCapabilities {
+pub(super) struct WishedCapabilities {
     iot_edge: Option<bool>,
 }
 
-/// Read the identity that `device` shall get. What this hub does not have (certificates, edge devices) is refused, not
-/// dropped: the back end would believe that it is set.
+/// Read the identity that `device` shall get.
 pub(super) fn read_draft(device: DeviceId, body: &[u8]) -> Result<DeviceDraft, Status> {
-    let wish: Wish = read_object(body)?;
-    if wish.device_id.is_some_and(|id| id != device.as_str()) {
-        return Err(invalid("the deviceId of the body is not the one of the path"));
+    read_object::<Wish>(body)?.draft(device)
+}
+
+impl Wish {
+    /// The identity that `device` shall get. What this hub does not have (certificates, edge devices) is refused, not dropped:
+    /// the back end would believe that it is set.
+    pub(super) fn draft(self, device: DeviceId) -> Result<DeviceDraft, Status> {
+        if self.device_id.is_some_and(|id| id != device.as_str()) {
+            return Err(invalid("the deviceId of the body is not the one of the path"));
+        }
+        let status = match self.status.as_deref() {
+            None => DeviceStatus::Enabled,
+            Some(text) => {
+                DeviceStatus::parse(text).ok_or_else(|| invalid("status is enabled or disabled"))?
+            }
+        };
+        if self.capabilities.and_then(|capabilities| capabilities.iot_edge) == Some(true) {
+            return Err(invalid("edge devices are not supported"));
+        }
+        let authentication = self.authentication.unwrap_or_default();
+        if authentication.kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("sas")) {
+            return Err(invalid("only authentication of type sas is supported"));
+        }
+        let keys = authentication.symmetric_key.unwrap_or_default();
+        Ok(DeviceDraft {
+            device,
+            primary_key: read_key(keys.primary_key)?,
+            secondary_key: read_key(keys.secondary_key)?,
+            status,
+            status_reason: self.status_reason,
+        })
     }
-    let status = match wish.status.as_deref() {
-        None => DeviceStatus::Enabled,
-        Some(text) => DeviceStatus::parse(text).ok_or_else(|| invalid("status is enabled or disabled"))?,
-    };
-    if wish.capabilities.and_then(|capabilities| capabilities.iot_edge) == Some(true) {
-        return Err(invalid("edge devices are not supported"));
-    }
-    let authentication = wish.authentication.unwrap_or_default();
-    if authentication.kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("sas")) {
-        return Err(invalid("only authentication of type sas is supported"));
-    }
-    let keys = authentication.symmetric_key.unwrap_or_default();
-    Ok(DeviceDraft {
-        device,
-        primary_key: read_key(keys.primary_key)?,
-        secondary_key: read_key(keys.secondary_key)?,
-        status,
-        status_reason: wish.status_reason,
-    })
 }
 
 /// Read a JSON object. A list, which serde would take for the object's fields in their order, is none.
@@ -161,6 +169,15 @@ pub(super) fn read_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status>
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(malformed("the body is not a JSON object"));
     }
+    read_json(body)
+}
+
+/// Read a JSON list.
+pub(super) fn read_list<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<T>, Status> {
+    read_json(body)
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
     // Where, not what: serde's own text repeats what it found, and that may be a key.
     serde_json::from_slice(body).map_err(|error| {
         malformed(format!("the body cannot be read at line {}, column {}", error.line(), error.column()))

@@ -15,7 +15,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::binding::{HubInfo, Transport};
 
+mod bodies;
+mod commands;
+mod device;
 mod hub;
+mod service;
 
 /// Keeps what is asked; refuses as long as it is told to.
 #[derive(Default)]
@@ -291,6 +295,28 @@ fn nobody_gets_further_than_the_token_allows() {
 }
 
 #[test]
+fn guessing_ends_the_connection() {
+    let mut world = World::new();
+    let wrong = request("GET /devices/a", "Authorization: Bearer wrong\r\n", "");
+    let right = request("GET /nothing", "Authorization: Bearer of-this-run\r\n", "");
+    for _ in 1..REFUSED_LOGINS_MAX {
+        world.send(&wrong).unwrap();
+        assert_eq!(world.status(), 401);
+    }
+    world.send(&right).unwrap();
+    assert_eq!(world.status(), 404);
+    for _ in 1..REFUSED_LOGINS_MAX {
+        world.send(&wrong).unwrap();
+        assert_eq!(world.status(), 401);
+        assert!(!world.binding.is_finished());
+    }
+    world.send(&wrong).unwrap();
+    let (status, head, _) = world.answer();
+    assert!(status == 401 && head.ends_with("Connection: close"), "{head}");
+    assert!(world.binding.is_finished());
+}
+
+#[test]
 fn policies_are_for_the_administrator() {
     let mut world = World::new();
     world.send_with(Rights::ALL, "GET /policies/service", "", "");
@@ -543,7 +569,7 @@ fn what_http_refuses_is_answered_and_ends_the_connection() {
     for (bytes, expected) in [
         ("GET /devices/a HTTP/1.1\r\n\r\n", 400),
         ("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
-        ("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 65537\r\n\r\n", 413),
+        ("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 1048577\r\n\r\n", 413),
         ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", 505),
         ("\u{16}\u{3}\u{1}\r\n\r\n", 400),
     ] {

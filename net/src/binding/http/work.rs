@@ -2,16 +2,22 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use engine::monitor::Protocol;
 use engine::request::{
-    ConsumerGroupView, DeviceCounts, DeviceView, IfMatch, PartitionId, PolicyView, Reply, Request,
-    SequenceNumber,
+    ConsumerGroupView, DeviceCounts, DeviceView, Holder, IfMatch, PartitionId, PolicyView, Reply, Request,
+    SequenceNumber, UnattachedAppend,
 };
 use registry::{DeviceId, Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::binding::http::access::Who;
 use crate::binding::http::answer::{Answer, confused, invalid, refused};
+use crate::binding::http::bulk::Bulk;
+use crate::binding::http::commands::command_answer;
+use crate::binding::http::events::EventsHead;
 use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
+use crate::binding::http::query::Query;
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
 
@@ -25,6 +31,12 @@ pub(super) struct Call {
     pub(super) if_match: Option<String>,
     /// Where a list goes on, as the page before said.
     pub(super) continuation: Option<String>,
+    /// Items of a page at most.
+    pub(super) item_count: Option<String>,
+    /// How long a lock is to last.
+    pub(super) lock_timeout_ms: Option<u64>,
+    /// What the head says of events in the body.
+    pub(super) events: Option<EventsHead>,
     pub(super) body: Vec<u8>,
 }
 
@@ -57,6 +69,18 @@ pub(super) enum Work {
     AllCheckpoints { found: Vec<Option<u64>>, replies_left: u16 },
     /// The policy.
     Policy,
+    /// The events' durability.
+    EventsSent,
+    /// A command, or word that there is none.
+    Command,
+    /// The settlement's durability.
+    CommandSettled,
+    /// How many commands are gone.
+    CommandsPurged(DeviceId),
+    /// Many changes.
+    Bulk(Box<Bulk>),
+    /// A page of a query.
+    Query(Box<Query>),
 }
 
 /// What is to be done with a group's checkpoints.
@@ -79,8 +103,17 @@ pub(super) enum Progress {
 }
 
 impl Work {
-    /// Begin.
-    pub(super) fn begin(call: Call, partition_count: u16) -> Result<(Self, Questions), Status> {
+    /// Begin what `who`, who may, asks for.
+    pub(super) fn begin(call: Call, who: Who, partition_count: u16) -> Result<Progress, Status> {
+        match Self::start(call, who, partition_count)? {
+            // Nothing is to be asked where every device was refused or none is named.
+            (Self::Bulk(bulk), _) if bulk.is_done() => Ok(Progress::Answer(bulk.answer())),
+            (Self::Query(query), _) if query.is_done() => Ok(Progress::Answer(query.answer())),
+            (work, questions) => Ok(Progress::Wait(work, questions)),
+        }
+    }
+
+    fn start(call: Call, who: Who, partition_count: u16) -> Result<(Self, Questions), Status> {
         let partitions = || (0..partition_count).map(PartitionId);
         let replies_left = partition_count;
         Ok(match call.route {
@@ -124,6 +157,33 @@ impl Work {
                 let wish: CheckpointBody = read_object(&call.body)?;
                 find_group(name, Checkpoints::Write(partition, wish.sequence_number))
             }
+            Route::SendEvents(device) => {
+                let grant = who.of_device()?;
+                let events = call.events.unwrap_or(EventsHead::Batch).events(&call.body)?;
+                let append = UnattachedAppend { device, grant, protocol: Protocol::Https, events };
+                (Self::EventsSent, vec![Request::AppendUnattached(append)])
+            }
+            Route::ReceiveCommand(device) => {
+                let (grant, lock_timeout_ms) = (who.of_device()?, call.lock_timeout_ms);
+                let protocol = Protocol::Https;
+                (Self::Command, vec![Request::ReceiveCommand { device, grant, protocol, lock_timeout_ms }])
+            }
+            Route::SettleCommand(device, token, settlement) => {
+                let holder = Holder::Device { device, grant: who.of_device()?, protocol: Protocol::Https };
+                (Self::CommandSettled, vec![Request::Settle { holder, token, settlement }])
+            }
+            Route::PurgeCommands(device) => {
+                (Self::CommandsPurged(device.clone()), vec![Request::PurgeCommands { device }])
+            }
+            Route::ChangeDevices => {
+                let (bulk, questions) = Bulk::begin(&call.body, &who, partition_count)?;
+                (Self::Bulk(Box::new(bulk)), questions)
+            }
+            Route::Query => {
+                let (continuation, item_count) = (call.continuation.as_deref(), call.item_count.as_deref());
+                let (query, questions) = Query::begin(&call.body, continuation, item_count, partition_count)?;
+                (Self::Query(Box::new(query)), questions)
+            }
             Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
         })
     }
@@ -138,6 +198,17 @@ impl Work {
         let done = |answer| Ok(Progress::Answer(answer));
         let wait = |work| Ok(Progress::Wait(work, Vec::new()));
         match (self, reply) {
+            (Self::Bulk(mut bulk), reply) => {
+                bulk.take(index, reply)?;
+                if bulk.is_done() { done(bulk.answer()) } else { wait(Self::Bulk(bulk)) }
+            }
+            (Self::Query(mut query), reply) => {
+                let questions = query.take(reply, partition_count)?;
+                match query.is_done() {
+                    true => done(query.answer()),
+                    false => Ok(Progress::Wait(Self::Query(query), questions)),
+                }
+            }
             (_, Reply::Failed(error)) => Err(refused(&error)),
             (Self::Device, Reply::Device(view)) => done(device_answer(&view)),
             (Self::DeviceDeleted, Reply::Done) => done(Answer::no_content()),
@@ -192,6 +263,15 @@ impl Work {
                     _ => wait(Self::AllCheckpoints { found, replies_left: replies_left - 1 }),
                 }
             }
+            (Self::Command, Reply::Commands(commands)) => done(command_answer(&commands)?),
+            (Self::CommandSettled, Reply::Done) => done(Answer::no_content()),
+            (Self::CommandsPurged(device), Reply::CommandsPurged(count)) => {
+                let purged = json!({
+                    "deviceId": device.as_str(), "moduleId": null, "totalMessagesPurged": count,
+                });
+                done(Answer::json(&purged))
+            }
+            (Self::EventsSent, Reply::Appended { .. }) => done(Answer::no_content()),
             (Self::Policy, Reply::Policy(policy)) => done(Answer::json(&policy_json(&policy))),
             _ => Err(confused()),
         }
@@ -250,13 +330,18 @@ fn devices_answer(mut found: Vec<DeviceView>, count_max: u32) -> Answer {
     found.truncate(count_max as usize);
     let answer = Answer::json(&found.iter().map(Identity::of).collect::<Vec<_>>());
     match found.last() {
-        Some(last) if has_more => answer.with(CONTINUATION, STANDARD.encode(last.device.as_str())),
+        Some(last) if has_more => answer.with(CONTINUATION, write_continuation(&last.device)),
         _ => answer,
     }
 }
 
-/// The page before ended with the device of this name. Clients know the text as opaque.
-fn read_continuation(text: &str) -> Result<DeviceId, Status> {
+/// A page ended with this device. Clients know the text as opaque.
+pub(super) fn write_continuation(last: &DeviceId) -> String {
+    STANDARD.encode(last.as_str())
+}
+
+/// The page before ended with the device of this name.
+pub(super) fn read_continuation(text: &str) -> Result<DeviceId, Status> {
     let decoded = STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     decoded
         .and_then(|id| DeviceId::parse(&id).ok())

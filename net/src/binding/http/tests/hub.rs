@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use engine::request::{ConnectionId, CoreId, PartitionId};
+use engine::request::{Ack, CommandDraft, ConnectionId, CoreId, PartitionId};
 use engine::shard::{PartitionStorage, Shard, ShardConfig, ShardDoor};
-use registry::{DataKey, DeviceKey, DeviceKeys, KeyForm, Policy, PolicyName, Rights, sas};
+use registry::{DataKey, DeviceId, DeviceKey, DeviceKeys, KeyForm, Policy, PolicyName, Rights, sas};
 use segment_log::storage::sim::{PowerCut, SimDisk, SimStorage};
 use segment_log::{LogConfig, Now};
 use serde_json::{Value, json};
@@ -13,9 +13,9 @@ use super::super::*;
 use crate::binding::{HubInfo, Transport};
 
 const PARTITION_COUNT: u16 = 3;
-const NOW_S: u64 = 1_700_000_000;
+pub(super) const NOW_S: u64 = 1_700_000_000;
 
-struct Hub {
+pub(super) struct Hub {
     disk: SimDisk,
     shard: Shard<SimStorage>,
     info: HubInfo,
@@ -24,7 +24,16 @@ struct Hub {
     now: Now,
 }
 
-fn key(seed: u8) -> DeviceKey {
+/// A policy's token of any kind.
+pub(super) fn sign(resource: &str, key: &DeviceKey, expires_s: u64, policy: Option<&str>) -> String {
+    sas::sign(resource, key, KeyForm::Decoded, expires_s, policy)
+}
+
+pub(super) fn device_key(text: &str) -> DeviceKey {
+    DeviceKey::from_base64(text).unwrap()
+}
+
+pub(super) fn key(seed: u8) -> DeviceKey {
     DeviceKey::from_bytes(&[seed; 32]).unwrap()
 }
 
@@ -50,13 +59,15 @@ fn config() -> ShardConfig {
         policy("owner", Rights::ALL, 1),
         policy("reader", Rights::REGISTRY_READ, 2),
         policy("service", Rights::SERVICE_CONNECT, 3),
+        policy("writer", Rights::REGISTRY_WRITE, 4),
+        policy("device", Rights::DEVICE_CONNECT, 5),
     ];
     config.access.host_names = vec!["hub.test".into()];
     config
 }
 
 impl Hub {
-    fn open(disk: SimDisk) -> Self {
+    pub(super) fn open(disk: SimDisk) -> Self {
         let storages = (0..PARTITION_COUNT).map(|number| PartitionStorage {
             id: PartitionId(number),
             events: disk.storage(&format!("{number}/events")),
@@ -82,6 +93,9 @@ impl Hub {
         let mut door = ShardDoor::new(&mut self.shard, self.now);
         let mut rest = bytes;
         let mut hub = context(&mut door, &self.info, self.now);
+        if self.binding.is_finished() {
+            self.binding = HttpBinding::new(&hub);
+        }
         self.binding.handle_bytes(&mut rest, &mut self.output, &mut hub).unwrap();
         assert!(rest.is_empty());
     }
@@ -110,13 +124,25 @@ impl Hub {
     }
 
     /// One request with any `Authorization`; its answer's status and body.
-    fn request_as(&mut self, authorization: &str, line: &str, headers: &str, body: &Value) -> (u16, Value) {
+    pub(super) fn request_as(
+        &mut self,
+        authorization: &str,
+        line: &str,
+        headers: &str,
+        body: &Value,
+    ) -> (u16, Value) {
         let (head, body) = self.exchange(authorization, line, headers, body);
         (head[9..12].parse().unwrap(), body)
     }
 
     /// One request; its answer's head and body.
-    fn exchange(&mut self, authorization: &str, line: &str, headers: &str, body: &Value) -> (String, Value) {
+    pub(super) fn exchange(
+        &mut self,
+        authorization: &str,
+        line: &str,
+        headers: &str,
+        body: &Value,
+    ) -> (String, Value) {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let head =
             format!("{line} HTTP/1.1\r\nHost: hub.test\r\nAuthorization: {authorization}\r\n{headers}");
@@ -126,16 +152,39 @@ impl Hub {
     }
 
     /// One request of the owner.
-    fn request(&mut self, line: &str, headers: &str, body: Value) -> (u16, Value) {
+    pub(super) fn request(&mut self, line: &str, headers: &str, body: Value) -> (u16, Value) {
         self.request_as(&owner(), line, headers, &body)
     }
 
-    fn get(&mut self, path: &str) -> (u16, Value) {
+    pub(super) fn get(&mut self, path: &str) -> (u16, Value) {
         self.request(&format!("GET {path}"), "", Value::Null)
     }
 
+    /// Put a command into a device's queue, as a back end would.
+    pub(super) fn enqueue(&mut self, device: &str, message: Vec<u8>) {
+        let draft = CommandDraft {
+            device: DeviceId::parse(device).unwrap(),
+            message,
+            message_id: String::new(),
+            ack: Ack::None,
+            expires_ms: None,
+        };
+        // No request has this number: the binding takes no notice of the answer.
+        let connection = ConnectionId { core: CoreId(0), slot: 0, generation: 0 };
+        let caller = Caller { connection, token: u64::MAX };
+        self.shard.handle_request(caller, Request::EnqueueCommand(draft), self.now);
+        self.settle();
+    }
+
+    /// Time goes by.
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now.mono_ms += ms;
+        self.now.wall_ms += ms;
+        self.settle();
+    }
+
     /// The power goes at this moment and comes back.
-    fn cut_power(self) -> Self {
+    pub(super) fn cut_power(self) -> Self {
         let cut = PowerCut { seed: 3, sector_bytes: 512, garbage: true };
         Self::open(self.disk.after_power_cut(cut))
     }
@@ -153,7 +202,7 @@ fn context<'a>(door: &'a mut dyn engine::door::Door, hub: &'a HubInfo, now: Now)
     }
 }
 
-fn owner() -> String {
+pub(super) fn owner() -> String {
     sas::sign("hub.test", &key(1), KeyForm::Decoded, NOW_S + 60, Some("owner"))
 }
 

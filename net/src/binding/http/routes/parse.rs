@@ -1,0 +1,156 @@
+//! From a request's first line to a route.
+
+use std::borrow::Cow;
+
+use engine::request::{PartitionId, Settlement};
+use net_http::Target;
+use registry::DeviceId;
+
+use super::Route;
+use crate::binding::http::answer::{Refused, invalid, no_method, no_route};
+use crate::binding::http::commands::read_lock;
+
+/// Most identities in one list [IoT Hub: iot-hub-devguide-identity-registry].
+const LIST_COUNT_MAX: u32 = 1000;
+
+impl Route {
+    /// Read a request's first line. Fixed words are compared without case, ids with case and after one decoding.
+    pub(in crate::binding::http) fn parse(
+        method: &str,
+        target: &str,
+        partition_count: u16,
+    ) -> Result<Self, Refused> {
+        let target = Target::parse(target).ok_or_else(|| invalid("the request target cannot be read"))?;
+        let segments: Option<Vec<Cow<'_, str>>> = target.segments().collect();
+        let segments = segments.ok_or_else(|| invalid("an escape in the path cannot be decoded"))?;
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        let [word, rest @ ..] = segments.as_slice() else { return Err(no_route()) };
+        match word.to_ascii_lowercase().as_str() {
+            "devices" => of_devices(method, rest, &target),
+            "statistics" => of_statistics(method, rest),
+            "policies" => match rest {
+                [name] => get(method, || Ok(Self::GetPolicy((*name).to_owned()))),
+                _ => Err(no_route()),
+            },
+            "consumergroups" => of_groups(method, rest, partition_count),
+            _ => Err(no_route()),
+        }
+    }
+}
+
+fn of_devices(method: &str, rest: &[&str], target: &Target<'_>) -> Result<Route, Refused> {
+    match rest {
+        [] => match method {
+            "GET" => Ok(Route::ListDevices { count_max: read_top(target)? }),
+            "POST" => Ok(Route::ChangeDevices),
+            _ => Err(no_method("GET, POST")),
+        },
+        // A device may have this name too; nobody posts to a device.
+        [word] if method == "POST" && is(word, "query") => Ok(Route::Query),
+        [id] => match method {
+            "PUT" => Ok(Route::PutDevice(device(id)?)),
+            "GET" => Ok(Route::GetDevice(device(id)?)),
+            "DELETE" => Ok(Route::DeleteDevice(device(id)?)),
+            _ => Err(no_method("DELETE, GET, PUT")),
+        },
+        [id, of, events] if is(of, "messages") && is(events, "events") => match method {
+            "POST" => Ok(Route::SendEvents(device(id)?)),
+            _ => Err(no_method("POST")),
+        },
+        [id, of, bound] if is(of, "messages") && is(bound, "devicebound") => match method {
+            "GET" => Ok(Route::ReceiveCommand(device(id)?)),
+            _ => Err(no_method("GET")),
+        },
+        [id, of, bound, lock] if is(of, "messages") && is(bound, "devicebound") => match method {
+            "DELETE" => {
+                let settlement = match target.parameter("reject") {
+                    Some(_) => Settlement::Reject,
+                    None => Settlement::Complete,
+                };
+                Ok(Route::SettleCommand(device(id)?, read_lock(lock)?, settlement))
+            }
+            _ => Err(no_method("DELETE")),
+        },
+        [id, of, bound, lock, abandon]
+            if is(of, "messages") && is(bound, "devicebound") && is(abandon, "abandon") =>
+        {
+            match method {
+                "POST" => Ok(Route::SettleCommand(device(id)?, read_lock(lock)?, Settlement::Abandon)),
+                _ => Err(no_method("POST")),
+            }
+        }
+        [id, commands] if is(commands, "commands") => match method {
+            "DELETE" => Ok(Route::PurgeCommands(device(id)?)),
+            _ => Err(no_method("DELETE")),
+        },
+        _ => Err(no_route()),
+    }
+}
+
+fn of_statistics(method: &str, rest: &[&str]) -> Result<Route, Refused> {
+    match rest {
+        [of] if is(of, "devices") => get(method, || Ok(Route::DeviceStatistics)),
+        [of] if is(of, "service") => get(method, || Ok(Route::ServiceStatistics)),
+        _ => Err(no_route()),
+    }
+}
+
+fn of_groups(method: &str, rest: &[&str], partition_count: u16) -> Result<Route, Refused> {
+    match rest {
+        [] => get(method, || Ok(Route::ListGroups)),
+        [name] => match method {
+            "PUT" => Ok(Route::PutGroup((*name).to_owned())),
+            "GET" => Ok(Route::GetGroup((*name).to_owned())),
+            "DELETE" => Ok(Route::DeleteGroup((*name).to_owned())),
+            _ => Err(no_method("DELETE, GET, PUT")),
+        },
+        [name, of] if is(of, "checkpoints") => get(method, || Ok(Route::ListCheckpoints((*name).to_owned()))),
+        [name, of, partition] if is(of, "checkpoints") => {
+            let partition = read_partition(partition, partition_count)?;
+            match method {
+                "GET" => Ok(Route::GetCheckpoint((*name).to_owned(), partition)),
+                "PUT" => Ok(Route::PutCheckpoint((*name).to_owned(), partition)),
+                _ => Err(no_method("GET, PUT")),
+            }
+        }
+        _ => Err(no_route()),
+    }
+}
+
+fn is(segment: &str, word: &str) -> bool {
+    segment.eq_ignore_ascii_case(word)
+}
+
+fn get(method: &str, route: impl FnOnce() -> Result<Route, Refused>) -> Result<Route, Refused> {
+    match method {
+        "GET" => route(),
+        _ => Err(no_method("GET")),
+    }
+}
+
+fn device(id: &str) -> Result<DeviceId, Refused> {
+    DeviceId::parse(id).map_err(|error| invalid(format!("invalid device id: {error}")).into())
+}
+
+/// `top`, 1 to 1000; without it as many as there may be, for the Node package asks so and takes what comes.
+fn read_top(target: &Target<'_>) -> Result<u32, Refused> {
+    let Some(text) = target.parameter("top") else { return Ok(LIST_COUNT_MAX) };
+    match text.parse() {
+        Ok(count) if (1..=LIST_COUNT_MAX).contains(&count) => Ok(count),
+        _ => Err(invalid(format!("top is 1 to {LIST_COUNT_MAX}")).into()),
+    }
+}
+
+fn read_partition(text: &str, partition_count: u16) -> Result<PartitionId, Refused> {
+    let partition = text
+        .parse()
+        .ok()
+        .filter(|partition| text.bytes().all(|byte| byte.is_ascii_digit()) && *partition < partition_count);
+    let not_found = || {
+        let mut refused = no_route();
+        (refused.status.code, refused.status.name) = (404_003, "PartitionNotFound");
+        refused.status.message = format!("partitions are 0 to {}", partition_count - 1);
+        refused
+    };
+    partition.map(PartitionId).ok_or_else(not_found)
+}

@@ -1,0 +1,268 @@
+//! Lists of changes and queries over a real shard on a simulated disk, and who may ask for what.
+
+use engine::request::LockToken;
+use segment_log::storage::sim::SimDisk;
+use serde_json::{Value, json};
+
+use super::hub::*;
+
+fn errors(body: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let errors = body["errors"].as_array().unwrap();
+    errors.iter().map(|error| (text(&error["deviceId"]), text(&error["errorCode"]))).collect()
+}
+
+fn pair(id: &str, code: &str) -> (String, String) {
+    (id.to_owned(), code.to_owned())
+}
+
+#[test]
+fn many_changes_at_once_each_with_its_result() {
+    let mut hub = Hub::open(SimDisk::new(11));
+    let all: Vec<Value> =
+        (0..100).map(|number| json!({"id": format!("d{number}"), "importMode": "Create"})).collect();
+    let done = json!({"isSuccessful": true, "errors": [], "warnings": []});
+    assert_eq!(hub.request("POST /devices?api-version=2021-04-12", "", json!(all)), (200, done.clone()));
+    let mut hub = hub.cut_power();
+    assert_eq!(hub.get("/statistics/devices").1["totalDeviceCount"], 100);
+    let etag = hub.get("/devices/d1").1["etag"].clone();
+
+    let mixed = json!([
+        {"id": "d0", "importMode": "CREATE"},
+        {"id": "d1", "importMode": "UpdateIfMatchETag", "eTag": etag, "status": "disabled", "statusReason": "r"},
+        {"id": "d2", "importMode": "updateIfMatchETag", "eTag": "AAAA", "status": "disabled"},
+        {"id": "d3", "importMode": "update", "status": "disabled"},
+        {"id": "d4", "importMode": "delete"},
+        {"id": "d5", "importMode": "deleteIfMatchETag"},
+        {"id": "nobody", "importMode": "Delete"},
+        {"id": "a b", "importMode": "create"},
+        {"id": "d6", "importMode": "updateTwin"},
+        {"id": "d7", "importMode": "update", "tags": {"a": 1}},
+        {"id": "new", "status": "disabled", "authentication": {"type": "sas", "symmetricKey": {"primaryKey": "", "secondaryKey": ""}}},
+        {"importMode": "create"},
+    ]);
+    let (status, body) = hub.request("POST /devices", "", mixed);
+    assert_eq!((status, &body["isSuccessful"]), (400, &json!(false)));
+    let expected = [
+        pair("d0", "DeviceAlreadyExists"),
+        pair("d2", "PreconditionFailed"),
+        pair("d5", "ArgumentInvalid"),
+        pair("nobody", "DeviceNotFound"),
+        pair("a b", "ArgumentInvalid"),
+        pair("d6", "ArgumentInvalid"),
+        pair("d7", "ArgumentInvalid"),
+        pair("", "ArgumentInvalid"),
+    ];
+    assert_eq!(errors(&body), expected);
+    let mut hub = hub.cut_power();
+    for (id, status) in
+        [("d0", "enabled"), ("d1", "disabled"), ("d2", "enabled"), ("d3", "disabled"), ("new", "disabled")]
+    {
+        assert_eq!(hub.get(&format!("/devices/{id}")).1["status"], status, "{id}");
+    }
+    assert_eq!(hub.get("/devices/d4").0, 404);
+
+    // Refused whole.
+    assert_eq!(hub.request("POST /devices", "", json!([{"id": "x"}, {"id": "x"}])).0, 400);
+    let many: Vec<Value> = (0..101).map(|number| json!({"id": format!("e{number}")})).collect();
+    let (status, body) = hub.request("POST /devices", "", json!(many.clone()));
+    assert_eq!(status, 413);
+    assert!(body["Message"].as_str().unwrap().contains("TooManyDevices"), "{body}");
+    assert_eq!(hub.request("POST /devices", "", json!({"id": "x"})).0, 400);
+    assert_eq!(hub.get("/statistics/devices").1["totalDeviceCount"], 100);
+    // Nothing to do is done.
+    assert_eq!(hub.request("POST /devices", "", json!([])), (200, done));
+    assert_eq!(hub.request("POST /devices", "", json!([{"id": "a b"}])).0, 400);
+    // The administrator may name more.
+    let (status, _) = hub.request_as("Bearer of-this-run", "POST /devices", "", &json!(many));
+    assert_eq!(status, 200);
+}
+
+/// All ids that a query finds, page by page, and how many pages it took.
+fn query(hub: &mut Hub, text: &str, page: usize) -> (Vec<String>, usize) {
+    let (mut found, mut pages, mut continuation) = (Vec::new(), 0, String::new());
+    loop {
+        let headers = format!("x-ms-max-item-count: {page}\r\n{continuation}");
+        let (head, body) = hub.exchange(&owner(), "POST /devices/query", &headers, &json!({"query": text}));
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-ms-item-type: twin"), "{head} {body}");
+        let items = body.as_array().unwrap();
+        assert!(items.len() <= page);
+        found.extend(items.iter().map(|item| item["deviceId"].as_str().unwrap().to_owned()));
+        pages += 1;
+        match head.lines().find_map(|line| line.strip_prefix("x-ms-continuation: ")) {
+            Some(token) => continuation = format!("x-ms-continuation: {token}\r\n"),
+            None => return (found, pages),
+        }
+    }
+}
+
+#[test]
+fn queries_find_what_they_name_page_by_page() {
+    let mut hub = Hub::open(SimDisk::new(12));
+    let entry = |number: u32| {
+        let status = if number.is_multiple_of(10) { "disabled" } else { "enabled" };
+        json!({"id": format!("d{number:04}"), "status": status})
+    };
+    for block in 0..4 {
+        let list: Vec<Value> = (block * 500..(block + 1) * 500).map(entry).collect();
+        assert_eq!(hub.request_as("Bearer of-this-run", "POST /devices", "", &json!(list)).0, 200);
+    }
+    let names = |numbers: &mut dyn Iterator<Item = u32>| -> Vec<String> {
+        numbers.map(|number| format!("d{number:04}")).collect()
+    };
+    let all = "SELECT * FROM devices";
+    assert_eq!(query(&mut hub, all, 1000).0, names(&mut (0..2000)));
+    assert_eq!(query(&mut hub, all, 333), (names(&mut (0..2000)), 7));
+    let disabled = "SELECT * FROM devices WHERE status = 'disabled'";
+    assert_eq!(query(&mut hub, disabled, 1000), (names(&mut (0..2000).step_by(10)), 1));
+    assert_eq!(query(&mut hub, disabled, 7).0, names(&mut (0..2000).step_by(10)));
+    let named =
+        "SELECT * FROM devices WHERE deviceId IN ['d0010','d0011','nobody','a b'] AND status='disabled'";
+    assert_eq!(query(&mut hub, named, 10), (names(&mut (10..11)), 1));
+    assert_eq!(query(&mut hub, "SELECT * FROM devices WHERE deviceId = 'nobody'", 10), (Vec::new(), 1));
+    assert_eq!(query(&mut hub, "SELECT * FROM devices WHERE deviceId = 'a b'", 10), (Vec::new(), 1));
+    assert_eq!(
+        query(&mut hub, "SELECT * FROM devices WHERE connectionState = 'Connected'", 10),
+        (Vec::new(), 1)
+    );
+
+    let (_, body) = hub.request("POST /devices/query", "", json!({"query": named}));
+    let item = &body[0];
+    assert_eq!((&item["status"], &item["connectionState"]), (&json!("disabled"), &json!("Disconnected")));
+    assert!(item["authentication"].is_null() && !body.to_string().contains("Key"), "{body}");
+    for (text, headers) in [
+        ("SELECT tags FROM devices", ""),
+        ("", ""),
+        (all, "x-ms-max-item-count: 0\r\n"),
+        (all, "x-ms-max-item-count: 1001\r\n"),
+        (all, "x-ms-continuation: ?\r\n"),
+    ] {
+        let (status, body) = hub.request("POST /devices/query", headers, json!({"query": text}));
+        assert_eq!(status, 400, "{text} {headers}");
+        assert!(body["Message"].as_str().unwrap().starts_with("ErrorCode:ArgumentInvalid;"), "{body}");
+    }
+    assert_eq!(hub.request("POST /devices/query", "", json!({})).0, 400);
+}
+
+/// Every endpoint with every kind of credential: exactly those come in that may.
+#[test]
+fn every_endpoint_with_every_credential() {
+    let lock = LockToken([0; 16]);
+    let device =
+        &[("POST /devices/dev1/messages/events", 204), ("GET /devices/dev1/messages/devicebound", 204)][..];
+    let settle = [
+        (format!("DELETE /devices/dev1/messages/devicebound/{lock}"), 412),
+        (format!("DELETE /devices/dev1/messages/devicebound/{lock}?reject"), 412),
+        (format!("POST /devices/dev1/messages/devicebound/{lock}/abandon"), 412),
+    ];
+    let owned = |lines: &[(&str, u16)]| -> Vec<(String, u16)> {
+        lines.iter().map(|(line, status)| ((*line).to_owned(), *status)).collect()
+    };
+    let of_device: Vec<(String, u16)> = [owned(device), settle.to_vec()].concat();
+    let of_reader =
+        owned(&[("GET /devices/dev1", 200), ("GET /devices", 200), ("GET /statistics/devices", 200)]);
+    // What would change something is asked in a form that is refused for another reason, behind the door.
+    let of_writer =
+        owned(&[("PUT /devices/dev1", 400), ("DELETE /devices/nobody", 404), ("POST /devices", 400)]);
+    let of_service = owned(&[
+        ("POST /devices/query", 400),
+        ("DELETE /devices/dev1/commands", 200),
+        ("GET /statistics/service", 200),
+        ("GET /consumerGroups", 200),
+        ("GET /consumerGroups/nobody", 404),
+        ("PUT /consumerGroups/$Default", 400),
+        ("DELETE /consumerGroups/$Default", 400),
+        ("GET /consumerGroups/$Default/checkpoints", 200),
+        ("GET /consumerGroups/$Default/checkpoints/0", 200),
+        ("PUT /consumerGroups/$Default/checkpoints/0", 400),
+    ]);
+    let of_administrator = owned(&[("GET /policies/owner", 200)]);
+
+    let mut hub = Hub::open(SimDisk::new(13));
+    let mut keys = std::collections::BTreeMap::new();
+    for id in ["dev1", "dev10", "disabled", "deleted", "recreated"] {
+        let (_, made) = hub.request(&format!("PUT /devices/{id}"), "", json!({}));
+        keys.insert(id, made["authentication"]["symmetricKey"]["primaryKey"].as_str().unwrap().to_owned());
+    }
+    hub.request("PUT /devices/disabled", "If-Match: *\r\n", json!({"status": "disabled"}));
+    hub.request("DELETE /devices/deleted", "", Value::Null);
+    hub.request("DELETE /devices/recreated", "", Value::Null);
+    hub.request("PUT /devices/recreated", "", json!({}));
+
+    let policy = |resource: &str, seed, name| sign(resource, &key(seed), NOW_S + 60, Some(name));
+    let of = |resource: &str, id: &str| sign(resource, &device_key(&keys[id]), NOW_S + 60, None);
+    let routes = [&of_device, &of_reader, &of_writer, &of_service, &of_administrator];
+    // Whoever comes, and which of the five kinds of routes it may use.
+    let credentials: Vec<(&str, String, [bool; 5])> = vec![
+        ("the administrator", "Bearer of-this-run".into(), [false, true, true, true, true]),
+        ("a wrong bearer", "Bearer of-another".into(), [false; 5]),
+        ("nobody", String::new(), [false; 5]),
+        ("nonsense", "SharedAccessSignature x".into(), [false; 5]),
+        ("all rights", policy("hub.test", 1, "owner"), [true, true, true, true, false]),
+        ("the second key", policy("hub.test", 101, "owner"), [true, true, true, true, false]),
+        ("registry read", policy("hub.test", 2, "reader"), [false, true, false, false, false]),
+        ("service connect", policy("hub.test", 3, "service"), [false, false, false, true, false]),
+        ("registry write", policy("hub.test", 4, "writer"), [false, true, true, false, false]),
+        ("device connect", policy("hub.test", 5, "device"), [true, false, false, false, false]),
+        (
+            "device connect, for this device",
+            policy("hub.test/devices/dev1", 5, "device"),
+            [true, false, false, false, false],
+        ),
+        ("device connect, for another", policy("hub.test/devices/dev10", 5, "device"), [false; 5]),
+        ("all rights elsewhere", policy("other.test", 1, "owner"), [false; 5]),
+        ("all rights for nothing here", policy("hub.test/twins", 1, "owner"), [false; 5]),
+        ("all rights, expired", sign("hub.test", &key(1), NOW_S - 1, Some("owner")), [false; 5]),
+        ("a wrong key", policy("hub.test", 9, "owner"), [false; 5]),
+        ("no such policy", policy("hub.test", 1, "Owner"), [false; 5]),
+        ("the device", of("hub.test/devices/dev1", "dev1"), [true, false, false, false, false]),
+        ("the device with another's key", of("hub.test/devices/dev1", "dev10"), [false; 5]),
+        ("a device of a longer name", of("hub.test/devices/dev10", "dev10"), [false; 5]),
+        ("the device, for the whole hub", of("hub.test", "dev1"), [false; 5]),
+        (
+            "the device, expired",
+            sign("hub.test/devices/dev1", &device_key(&keys["dev1"]), NOW_S - 1, None),
+            [false; 5],
+        ),
+        ("a disabled device", of("hub.test/devices/disabled", "disabled"), [false; 5]),
+        ("a deleted device", of("hub.test/devices/deleted", "deleted"), [false; 5]),
+        ("the key of a device's earlier life", of("hub.test/devices/recreated", "recreated"), [false; 5]),
+    ];
+    for (who, authorization, may) in &credentials {
+        for (lines, may) in routes.iter().zip(may) {
+            for (line, status) in lines.iter() {
+                let expected = if *may { *status } else { 401 };
+                let (found, body) = hub.request_as(authorization, line, "", &Value::Null);
+                assert_eq!(found, expected, "{line} by {who}: {body}");
+            }
+        }
+    }
+    // Those who may not act for themselves either.
+    for (who, line, authorization) in [
+        (
+            "a disabled device",
+            "POST /devices/disabled/messages/events",
+            of("hub.test/devices/disabled", "disabled"),
+        ),
+        (
+            "a deleted device",
+            "POST /devices/deleted/messages/events",
+            of("hub.test/devices/deleted", "deleted"),
+        ),
+        (
+            "an earlier life",
+            "POST /devices/recreated/messages/events",
+            of("hub.test/devices/recreated", "recreated"),
+        ),
+    ] {
+        assert_eq!(hub.request_as(&authorization, line, "", &Value::Null).0, 401, "{who}");
+    }
+    let writer = policy("hub.test/devices/dev1", 4, "writer");
+    assert_eq!(hub.request_as(&writer, "GET /devices/dev1", "", &Value::Null).0, 200);
+    assert_eq!(
+        hub.request_as(&writer, "GET /devices/dev10", "", &Value::Null).0,
+        401,
+        "dev1 is no prefix of dev10"
+    );
+    assert_eq!(hub.request_as(&writer, "GET /devices", "", &Value::Null).0, 401, "dev1 is not all devices");
+}
