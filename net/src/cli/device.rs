@@ -1,14 +1,15 @@
 //! `corehub device`: identities, over the hub's service API.
 
+mod bulk;
+mod list;
+
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
-use comfy_table::Table;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::https::{Hub, Refusal, segment};
 use super::{CommandError, HubArguments, OrFail, print_line};
-
-/// Identities that one answer holds at most.
-const PAGE: usize = 1000;
 
 /// How often a change is tried again when somebody else was faster.
 const CHANGE_TRIES: u32 = 5;
@@ -23,8 +24,15 @@ pub(super) struct Arguments {
 enum Action {
     /// Create devices; keys that are not given are made
     Create {
+        /// Device ids
+        #[arg(required_unless_present = "file", value_name = "ID")]
+        ids: Vec<String>,
         #[command(flatten)]
-        devices: Devices,
+        hub: HubArguments,
+        /// A CSV file of devices: its first line names the columns deviceId and, as far as wanted, primaryKey, secondaryKey,
+        /// status and statusReason; - is standard input
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["ids", "primary_key", "secondary_key"])]
+        file: Option<PathBuf>,
         /// Base64 text of the first key, for a single device
         #[arg(long, value_name = "KEY")]
         primary_key: Option<String>,
@@ -35,7 +43,13 @@ enum Action {
     /// Show devices, with their keys, as JSON
     Show(Devices),
     /// List all devices
-    List(HubArguments),
+    List {
+        #[command(flatten)]
+        hub: HubArguments,
+        /// As a JSON array, without keys
+        #[arg(long)]
+        json: bool,
+    },
     /// Let devices connect
     Enable(Devices),
     /// Cut devices off and refuse them
@@ -48,6 +62,25 @@ enum Action {
     },
     /// Delete devices
     Delete(Devices),
+    /// Write all devices, with their keys, as JSON lines that import takes
+    Export {
+        /// A file that does not exist; - is standard output
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Without keys: devices imported from it get new ones
+        #[arg(long)]
+        exclude_keys: bool,
+        #[command(flatten)]
+        hub: HubArguments,
+    },
+    /// Create, update and delete devices as the JSON lines of a file say
+    Import {
+        /// The file; - is standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        hub: HubArguments,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -61,11 +94,12 @@ struct Devices {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     match &arguments.action {
-        Action::Create { devices, primary_key, secondary_key } => {
-            if devices.ids.len() > 1 && (primary_key.is_some() || secondary_key.is_some()) {
+        Action::Create { hub, file: Some(file), .. } => bulk::create(&Hub::find(&hub.data)?, file),
+        Action::Create { ids, hub, primary_key, secondary_key, file: None } => {
+            if ids.len() > 1 && (primary_key.is_some() || secondary_key.is_some()) {
                 return Err(CommandError::new("a key is for one device: name one id"));
             }
-            each(devices, |hub, id| {
+            each(ids, hub, |hub, id| {
                 let keys = json!({ "primaryKey": primary_key, "secondaryKey": secondary_key });
                 let body = json!({
                     "deviceId": id, "status": "enabled",
@@ -76,27 +110,34 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
                 Ok(())
             })
         }
-        Action::Show(devices) => each(devices, |hub, id| {
+        Action::Show(devices) => each(&devices.ids, &devices.hub, |hub, id| {
             let device = hub.ask("GET", &path(id), &[], None)?.body;
             print_line(serde_json::to_string_pretty(&device).or_fail()?);
             Ok(())
         }),
-        Action::List(hub) => list(&Hub::find(&hub.data)?),
-        Action::Enable(devices) => each(devices, |hub, id| {
+        Action::List { hub, json } => {
+            let hub = Hub::find(&hub.data)?;
+            if *json { list::print_json(&hub) } else { list::print_table(&hub) }
+        }
+        Action::Enable(devices) => each(&devices.ids, &devices.hub, |hub, id| {
             set_status(hub, id, "enabled", None)?;
             print_line(format_args!("enabled {id}"));
             Ok(())
         }),
-        Action::Disable { devices, reason } => each(devices, |hub, id| {
+        Action::Disable { devices, reason } => each(&devices.ids, &devices.hub, |hub, id| {
             set_status(hub, id, "disabled", reason.as_deref())?;
             print_line(format_args!("disabled {id}"));
             Ok(())
         }),
-        Action::Delete(devices) => each(devices, |hub, id| {
+        Action::Delete(devices) => each(&devices.ids, &devices.hub, |hub, id| {
             hub.ask("DELETE", &path(id), &[("If-Match", "*")], None)?;
             print_line(format_args!("deleted {id}"));
             Ok(())
         }),
+        Action::Export { file, exclude_keys, hub } => {
+            list::export(&Hub::find(&hub.data)?, file, *exclude_keys)
+        }
+        Action::Import { file, hub } => bulk::import(&Hub::find(&hub.data)?, file),
     }
 }
 
@@ -105,13 +146,14 @@ fn path(id: &str) -> String {
 }
 
 /// All are tried; what went wrong with some is said at the end.
-fn each(devices: &Devices, act: impl Fn(&Hub, &str) -> Result<(), CommandError>) -> Result<(), CommandError> {
-    let hub = Hub::find(&devices.hub.data)?;
-    let failures: Vec<String> = devices
-        .ids
-        .iter()
-        .filter_map(|id| act(&hub, id).err().map(|error| format!("{id}: {error}")))
-        .collect();
+fn each(
+    ids: &[String],
+    hub: &HubArguments,
+    act: impl Fn(&Hub, &str) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    let hub = Hub::find(&hub.data)?;
+    let failures: Vec<String> =
+        ids.iter().filter_map(|id| act(&hub, id).err().map(|error| format!("{id}: {error}"))).collect();
     if failures.is_empty() { Ok(()) } else { Err(CommandError::new(failures.join("; "))) }
 }
 
@@ -125,37 +167,8 @@ fn set_status(hub: &Hub, id: &str, status: &str, reason: Option<&str>) -> Result
         device["statusReason"] = reason.into();
         let etag = format!("\"{}\"", device["etag"].as_str().unwrap_or_default());
         match hub.ask("PUT", &path(id), &[("If-Match", &etag)], Some(&device)) {
-            Err(Refusal::Status(412, _)) if tries < CHANGE_TRIES => {}
+            Err(Refusal::Status(412, ..)) if tries < CHANGE_TRIES => {}
             result => return result.map(|_| ()).map_err(CommandError::from),
         }
     }
-}
-
-fn list(hub: &Hub) -> Result<(), CommandError> {
-    let mut table = Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["DEVICE", "STATUS", "STATE", "LAST ACTIVITY", "REASON"]);
-    let path = format!("/devices?top={PAGE}");
-    let mut continuation: Option<String> = None;
-    loop {
-        let next = continuation.as_deref();
-        let headers: Vec<(&str, &str)> = next.map(|token| ("x-ms-continuation", token)).into_iter().collect();
-        let page = hub.ask("GET", &path, &headers, None)?;
-        for device in page.body.as_array().into_iter().flatten() {
-            let field = |name: &str| device.get(name).and_then(Value::as_str).unwrap_or_default();
-            table.add_row([
-                field("deviceId"),
-                field("status"),
-                field("connectionState"),
-                field("lastActivityTime"),
-                field("statusReason"),
-            ]);
-        }
-        match page.continuation {
-            Some(token) if next != Some(&token) => continuation = Some(token),
-            _ => break,
-        }
-    }
-    print_line(table.trim_fmt());
-    Ok(())
 }

@@ -45,8 +45,8 @@ pub(super) struct Answer {
 
 /// Why a request was not done.
 pub(super) enum Refusal {
-    /// The hub says no: its status, and its words.
-    Status(u16, String),
+    /// The hub says no: its status, its words, and the body they were taken from.
+    Status(u16, String, Value),
     /// It could not be asked.
     Failed(CommandError),
 }
@@ -54,7 +54,7 @@ pub(super) enum Refusal {
 impl From<Refusal> for CommandError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Status(_, text) => CommandError::new(text),
+            Refusal::Status(_, text, _) => CommandError::new(text),
             Refusal::Failed(error) => error,
         }
     }
@@ -161,7 +161,7 @@ fn parse_answer(bytes: &[u8]) -> Result<Answer, Refusal> {
     if (200..300).contains(&status) {
         Ok(Answer { body, continuation: header("x-ms-continuation").map(str::to_string) })
     } else {
-        Err(Refusal::Status(status, words(status, &body)))
+        Err(Refusal::Status(status, words(status, &body), body))
     }
 }
 
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!((answer.body["a"].as_u64(), answer.continuation.as_deref()), (Some(1), Some("next")));
         assert!(parse_answer(b"HTTP/1.1 204 No Content\r\n\r\n").ok().unwrap().body.is_null());
         let refused = b"HTTP/1.1 404 Not Found\r\nContent-Length: 55\r\n\r\n{\"Message\":\"ErrorCode:DeviceNotFound;no such device x\"}\n";
-        let Err(Refusal::Status(404, text)) = parse_answer(refused) else { panic!() };
+        let Err(Refusal::Status(404, text, _)) = parse_answer(refused) else { panic!() };
         assert_eq!(text, "the hub refuses: no such device x (404)");
     }
 
