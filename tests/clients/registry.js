@@ -6,11 +6,33 @@ const { serve } = require('./lines.js');
 
 let registry;
 
+const body = (result) => result.responseBody;
+
 serve({
-  open({ connectionString }) { registry = Registry.fromConnectionString(connectionString); },
-  create: ({ device }) => registry.create(device).then((result) => result.responseBody),
-  read: ({ deviceId }) => registry.get(deviceId).then((result) => result.responseBody),
-  update: ({ device }) => registry.update(device).then((result) => result.responseBody),
+  open({ connectionString }) {
+    registry = Registry.fromConnectionString(connectionString);
+  },
+  create: ({ device }) => registry.create(device).then(body),
+  read: ({ deviceId }) => registry.get(deviceId).then(body),
+  update: ({ device }) => registry.update(device).then(body),
   remove: ({ deviceId }) => registry.delete(deviceId).then(() => null),
-  list: () => registry.list().then((result) => result.responseBody),
+  list: () => registry.list().then(body),
+  addDevices: ({ devices }) => registry.addDevices(devices).then(body),
+  updateDevices: ({ devices, force }) => registry.updateDevices(devices, force).then(body),
+  removeDevices: ({ devices, force }) => registry.removeDevices(devices, force).then(body),
+  statistics: () => registry.getRegistryStatistics().then(body),
+
+  // All pages of a query; how many items each had.
+  async query({ text, pageSize }) {
+    const query = registry.createQuery(text, pageSize);
+    const pages = [];
+    const items = [];
+    do {
+      // Without the token the package asks for the first page again.
+      const page = (await query.next(query.continuationToken)).result;
+      pages.push(page.length);
+      items.push(...page);
+    } while (query.hasMoreResults);
+    return { pages, items };
+  },
 });

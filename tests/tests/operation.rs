@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fe2o3_amqp::link::receiver::CreditMode;
 use rustix::process::Signal;
+use serde_json::json;
 use tests::amqp::{EventSource, Peer, converse, send};
 use tests::fresh_directory;
 use tests::hub::{Hub, PARTITION_COUNT, program};
@@ -237,5 +238,62 @@ fn a_reader_that_stops_costs_little() {
             send(&mut link, message(b"after".to_vec())).await.expect("the device may send");
             drop(stalled);
         });
+    });
+}
+
+/// Thousands of devices from files and back, by the command line alone.
+#[test]
+fn the_command_line_moves_many_devices() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let directory = fresh_directory("many");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let mut rows = String::from("deviceId,status,statusReason,primaryKey\n");
+        for number in 0..2500 {
+            rows.push_str(&format!("m{number:04},enabled,,\n"));
+        }
+        rows.push_str("\"quoted\",disabled,\"a, b\",\n");
+        std::fs::write(path("many.csv"), rows).expect("a file");
+        let said = hub.command_output(&["device", "create", "--file", &path("many.csv")]);
+        assert_eq!(said, "2501 done, 0 refused");
+        let quoted = hub.service().device("quoted").json();
+        assert_eq!((&quoted["status"], &quoted["statusReason"]), (&json!("disabled"), &json!("a, b")));
+        // What was refused is told by its line, and the rest is done.
+        std::fs::write(path("more.csv"), "deviceId\nm0001\nnew\na b\nnew\n").expect("a file");
+        let output = hub.command(&["device", "create", "--file", &path("more.csv")]);
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        for start in ["line 2: m0001: ", "line 4: a b: ", "line 5: new: "] {
+            assert!(complaint.contains(start), "{complaint}");
+        }
+        assert_eq!(hub.service().device("new").status, 200);
+
+        let listed: serde_json::Value =
+            serde_json::from_str(&hub.command_output(&["device", "list", "--json"])).expect("JSON");
+        assert_eq!(listed.as_array().map(Vec::len), Some(2502));
+        assert!(listed[0]["authentication"].is_null());
+        let key = hub.service().device("m0007").json()["authentication"]["symmetricKey"].clone();
+        assert_eq!(hub.command_output(&["device", "export", &path("all.jsonl")]), "exported 2502 devices");
+        let mode = std::fs::metadata(path("all.jsonl")).expect("written").permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o077, 0, "it holds keys");
+        assert!(
+            !hub.command(&["device", "export", &path("all.jsonl")]).status.success(),
+            "nothing is overwritten"
+        );
+        let without = hub.command_output(&["device", "export", "-", "--exclude-keys"]);
+        assert!(without.lines().count() == 2502 && !without.contains("primaryKey"));
+
+        // All in one partition: a page is full with it alone.
+        let other = Hub::start(&["--cores", "1", "--partitions", "1"]);
+        assert_eq!(other.command_output(&["device", "import", &path("all.jsonl")]), "2502 done, 0 refused");
+        let moved = other.service().device("m0007").json();
+        assert_eq!(moved["authentication"]["symmetricKey"], key);
+        assert_eq!(other.service().device("quoted").json()["statusReason"], "a, b");
+        assert_eq!(other.command_output(&["device", "list"]).lines().count(), 2503);
+        std::fs::write(path("delete.jsonl"), "{\"id\":\"m0007\",\"importMode\":\"delete\"}\n\nnonsense\n")
+            .expect("a file");
+        let output = other.command(&["device", "import", &path("delete.jsonl")]);
+        assert!(String::from_utf8_lossy(&output.stderr).contains("line 3: not JSON"), "{output:?}");
+        assert_eq!(other.service().device("m0007").status, 404, "what can be read is done");
     });
 }
