@@ -47,8 +47,12 @@ impl CommandRules {
     const LOCK_TIMEOUTS: RangeInclusive<u64> = 5_000..=5 * MINUTE_MS;
     const DELIVERY_COUNTS: RangeInclusive<u8> = 1..=100;
 
-    /// The first rule that is out of its range.
-    pub(crate) fn check(&self) -> Result<(), &'static str> {
+    /// Check each rule.
+    ///
+    /// # Errors
+    ///
+    /// The first that is out of its range, in words.
+    pub fn check(&self) -> Result<(), &'static str> {
         let checks = [
             (Self::DEPTHS.contains(&self.queue_depth_max), "queue_depth_max is not within 1 to 1000"),
             (

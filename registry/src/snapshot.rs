@@ -168,6 +168,11 @@ impl SnapshotFile {
         &self.file()[self.extra..]
     }
 
+    /// Length of the whole file.
+    pub(crate) fn bytes_len(&self) -> usize {
+        self.file().len()
+    }
+
     pub(crate) fn marks(&self) -> Marks {
         self.marks
     }

@@ -47,7 +47,8 @@ impl DeviceCount {
 
 impl Store {
     /// Open over a snapshot's bytes, or empty; also gives back the blob that the snapshot was taken with. The bytes are
-    /// verified whole before anything of them is used, and are kept for as long as the store serves from them. Changes
+    /// verified whole before anything of them is used, and are kept for as long as the store serves from them (those of the
+    /// identities copied, where the blob is the larger part). Changes
     /// made since the snapshot are to be applied next.
     ///
     /// # Errors
@@ -69,7 +70,12 @@ impl Store {
         groups.into_iter().for_each(|group| store.apply(Change::PutConsumerGroup(group)));
         store.marks = file.marks();
         let extra = file.extra().to_vec();
-        store.base = Some(file);
+        // A blob that is larger than all identities is not kept in memory for their sake.
+        let is_mostly_extra = extra.len() > file.bytes_len() - extra.len();
+        store.base = Some(match is_mostly_extra {
+            true => file.without_extra(|front| Arc::new(front.to_vec())),
+            false => file,
+        });
         Ok((store, extra))
     }
 
