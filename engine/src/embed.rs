@@ -127,10 +127,16 @@ impl Hub {
         // Busy means that the next segment is being made, which a turn of this storage finishes.
         for is_last in [false, true] {
             let caller = self.caller();
-            self.shard.handle_append(caller, AppendView { session, events }, now(self.started));
+            let taken = self.shard.handle_append(caller, AppendView { session, events }, now(self.started));
+            if taken.is_err() {
+                self.turn(caller);
+                match is_last {
+                    true => return Err(EngineError::Busy),
+                    false => continue,
+                }
+            }
             match self.turn(caller) {
                 Some(Reply::Appended { first, .. }) => return Ok(first),
-                Some(Reply::Failed(EngineError::Busy)) if !is_last => {}
                 Some(reply) => return Err(confused(&reply)),
                 None => return Err(EngineError::Busy),
             }

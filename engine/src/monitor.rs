@@ -255,6 +255,8 @@ pub struct Counters {
     pub event_bytes_appended: u64,
     /// Events that were refused, for whatever reason.
     pub events_refused: u64,
+    /// Appends that found no room and were asked to come again.
+    pub appends_deferred: u64,
     /// Events handed to readers.
     pub events_read: u64,
     /// Sessions opened.

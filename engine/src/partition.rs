@@ -102,7 +102,11 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Take a request. Those that wait for durability are answered by a later [`Partition::poll`].
     pub fn handle_request(&mut self, caller: Caller, request: Request, turn: &mut Turn<'_>) {
         match request {
-            Request::Append(block) => self.append(caller, block.session, &block.events.views(), turn),
+            Request::Append(block) => {
+                if self.append(caller, block.session, &block.events.views(), turn).is_err() {
+                    turn.out.fail(caller, EngineError::Busy);
+                }
+            }
             Request::AppendUnattached(append) => self.append_unattached(caller, append, turn),
             Request::OpenReader { group, start, epoch, name, .. } => {
                 self.open_reader(caller, group, start, epoch, name, turn);

@@ -20,8 +20,8 @@ pub use command::{
 pub use error::{EngineError, UnauthorizedReason};
 pub use registry::DeviceDraft;
 pub use reply::{
-    ConsumerGroupView, DeviceCounts, DeviceView, EventBatch, Notice, PartitionStatus, PolicyView, Reply,
-    SessionEnd,
+    Appended, ConsumerGroupView, DeviceCounts, DeviceView, EventBatch, Notice, PartitionStatus, PolicyView,
+    Reply, SessionEnd,
 };
 
 use crate::monitor::Protocol;

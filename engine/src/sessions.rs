@@ -103,11 +103,11 @@ impl Sessions {
         connection: ConnectionId,
     ) -> Result<&mut Session, Option<SessionEnd>> {
         let key = key(id);
-        let ended = self.slots.mark(key).flatten();
-        match self.slots.find_mut(key) {
-            Some(session) if session.connection == connection => Ok(session),
-            _ => Err(ended),
+        match self.slots.find(key) {
+            Some(session) if session.connection == connection => {}
+            _ => return Err(self.slots.mark(key).flatten()),
         }
+        self.slots.find_mut(key).ok_or(None)
     }
 
     /// Take a session out, if it still lives. The reason stays known until its slot is used again.

@@ -100,13 +100,19 @@ impl<S: Storage> Shard<S> {
     }
 
     /// Take events from the shard's own core: copied once, into the log's write buffer.
-    pub fn handle_append(&mut self, caller: Caller, append: AppendView<'_>, now: Now) {
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: the partition waits for its disk and has no room. Nothing was taken, and no reply comes: try again once
+    /// others of its appends have been answered.
+    pub fn handle_append(&mut self, caller: Caller, append: AppendView<'_>, now: Now) -> Result<(), Busy> {
         let answer = self.with_partition(append.session.partition, now, |partition, turn| {
-            partition.append(caller, append.session, append.events, turn);
+            partition.append(caller, append.session, append.events, turn)
         });
-        if let Err(error) = answer {
+        answer.unwrap_or_else(|error| {
             self.out.fail(caller, error);
-        }
+            Ok(())
+        })
     }
 
     /// A connection is gone: its sessions, readers and receivers end; what it waits for may still be answered, and is to be dropped.
@@ -183,19 +189,18 @@ impl<S: Storage> Shard<S> {
         })
     }
 
-    fn with_partition(
+    fn with_partition<T>(
         &mut self,
         id: PartitionId,
         now: Now,
-        act: impl FnOnce(&mut Partition<LocalLog<S>, S>, &mut Turn<'_>),
-    ) -> Result<(), EngineError> {
+        act: impl FnOnce(&mut Partition<LocalLog<S>, S>, &mut Turn<'_>) -> T,
+    ) -> Result<T, EngineError> {
         self.now = now;
         let Self { config, partitions, out, random, .. } = self;
         match partitions.get_mut(usize::from(id.0)) {
             Some(Place::Serving(partition)) => {
                 let mut turn = Turn { now, config, out, random: &mut |bytes| random.fill_bytes(bytes) };
-                act(partition, &mut turn);
-                Ok(())
+                Ok(act(partition, &mut turn))
             }
             Some(Place::OutOfService) => Err(EngineError::StorageFailed),
             Some(Place::Elsewhere) | None => Err(EngineError::PartitionNotFound(u64::from(id.0))),
@@ -244,7 +249,6 @@ impl<S: Storage> Door for ShardDoor<'_, S> {
     }
 
     fn append(&mut self, caller: Caller, append: AppendView<'_>) -> Result<(), Busy> {
-        self.shard.handle_append(caller, append, self.now);
-        Ok(())
+        self.shard.handle_append(caller, append, self.now)
     }
 }

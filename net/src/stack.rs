@@ -4,7 +4,7 @@
 //! plaintext buffer; the end of the turn seals them together, so that all replies of a turn share one record. Both buffers of
 //! [`Turn`] belong to the core and are used by one connection after the other.
 
-use engine::request::{Notice, Reply};
+use engine::request::{Appended, Notice, Reply};
 use registry::DeviceId;
 
 use crate::binding::amqp::AmqpBinding;
@@ -158,6 +158,13 @@ impl Stack {
         }
     }
 
+    /// Take the answers to appends of the binding that are durable.
+    pub fn handle_appended(&mut self, appended: &[Appended], turn: &mut Turn<'_, '_>) {
+        if let Some(binding) = self.talking() {
+            binding.handle_appended(appended, turn.plaintext, turn.hub);
+        }
+    }
+
     /// Take what the engine tells the connection unasked.
     pub fn handle_notice(&mut self, notice: Notice, turn: &mut Turn<'_, '_>) {
         if let Some(binding) = self.talking() {
@@ -200,11 +207,22 @@ impl Stack {
                 binding.begin_detach(turn.plaintext, turn.hub);
             }
         }
-        self.receive_held(turn);
-        if let Some(binding) = self.talking() {
+        // What the binding says at the end of a turn may make room for what it did not want before.
+        loop {
+            self.receive_held(turn);
+            let held_bytes = self.held.len();
+            let Some(binding) = self.talking() else { break };
             binding.handle_turn_end(turn.plaintext, turn.hub);
             if binding.is_finished() {
                 self.close(Closing::Orderly);
+                break;
+            }
+            if held_bytes == 0 || !binding.wants_input() {
+                break;
+            }
+            self.receive_held(turn);
+            if self.held.len() == held_bytes {
+                break;
             }
         }
         let is_over = self.closing.is_some();

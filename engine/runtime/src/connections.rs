@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use engine::door::Busy;
-use engine::request::{Caller, ConnectionId, CoreId, Notice, Reply};
+use engine::request::{Appended, Caller, ConnectionId, CoreId, Notice, Reply};
 
 use crate::core::Core;
 use crate::limits::CONNECTION_OUTSTANDING_MAX;
@@ -49,7 +49,9 @@ impl Connections {
 /// What comes to a connection.
 #[derive(Debug)]
 pub enum Delivery {
-    /// The answer to a request.
+    /// Appends are durable: the answers to all of them since the last time, in the order in which they came.
+    Appended(Vec<Appended>),
+    /// The answer to another request, or a failed append's.
     Reply {
         /// The caller's mark, from [`Caller::token`].
         token: u64,
@@ -142,6 +144,7 @@ struct Slot {
 }
 
 struct Live {
+    appended: Vec<Appended>,
     inbox: VecDeque<Delivery>,
     waker: Option<Waker>,
     deadline_ms: Option<u64>,
@@ -195,6 +198,7 @@ impl ConnectionTable {
         });
         let slot = &mut self.slots[index as usize];
         slot.live = Some(Box::new(Live {
+            appended: Vec::new(),
             inbox: VecDeque::new(),
             waker: None,
             deadline_ms: None,
@@ -248,7 +252,19 @@ impl ConnectionTable {
     /// Bring the answer to its connection. True: the place that it had with `source` is free again.
     pub(crate) fn deliver_reply(&mut self, source: CoreId, caller: Caller, reply: Reply) -> bool {
         let released = self.release(caller.connection, source);
-        self.deliver(caller.connection, Delivery::Reply { token: caller.token, reply });
+        let Some(live) = self.live(caller.connection) else { return released };
+        let token = caller.token;
+        match reply {
+            Reply::Appended { first, event_count } => {
+                live.appended.push(Appended { token, first, event_count });
+                if live.appended.len() > 1 {
+                    // It was woken by the first one and has not looked yet.
+                    return released;
+                }
+            }
+            reply => live.inbox.push_back(Delivery::Reply { token, reply }),
+        }
+        live.wake();
         released
     }
 
@@ -262,6 +278,9 @@ impl ConnectionTable {
 
     fn take(&mut self, id: ConnectionId) -> Option<Delivery> {
         let live = self.live(id)?;
+        if !live.appended.is_empty() {
+            return Some(Delivery::Appended(std::mem::take(&mut live.appended)));
+        }
         if let Some(delivery) = live.inbox.pop_front() {
             return Some(delivery);
         }

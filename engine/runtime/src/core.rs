@@ -13,6 +13,7 @@ use engine::shard::Shard;
 use crate::clock::Clock;
 use crate::connections::{ConnectionTable, Delivery, Leaving};
 use crate::context::{Call, CoreContext, Stopping};
+use crate::deferred::Deferred;
 use crate::disk::DmaStorage;
 use crate::fatal::FatalOnPanic;
 use crate::helper::{Helpers, Lane};
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     partition_count: u16,
     /// None once the core has stopped.
     shard: RefCell<Option<Shard<DmaStorage>>>,
+    /// Other cores' appends that found no room.
+    deferred: RefCell<Deferred>,
     /// By core; the own one is never used.
     outboxes: RefCell<Vec<Outbox>>,
     /// None once the core has stopped: the helper threads end with the last of these.
@@ -80,6 +83,7 @@ impl Core {
             shared,
             partition_count,
             shard: RefCell::new(Some(shard)),
+            deferred: RefCell::new(Deferred::new(id, core_count)),
             outboxes: RefCell::new((0..core_count).map(|target| Outbox::new(id, CoreId(target))).collect()),
             helpers: RefCell::new(Some(helpers)),
             closed: Cell::new(false),
@@ -117,8 +121,10 @@ impl Core {
         let target = self.owner(append.session.partition);
         self.send(caller, target, true, || {
             if target == self.id {
-                self.with_shard(|shard, now| shard.handle_append(caller, append, now));
-                return Ok(());
+                // Without a shard the hub has stopped, and nobody waits for an answer.
+                return self
+                    .with_shard(|shard, now| shard.handle_append(caller, append, now))
+                    .unwrap_or(Ok(()));
             }
             let outbox = &mut self.outboxes.borrow_mut()[usize::from(target.0)];
             outbox.push_append(&self.shared.mailboxes, caller, append)
@@ -205,6 +211,10 @@ impl Core {
         self.now.set(Some(now));
         self.take_mail(now);
         let shard_timeout = self.run_shard(now);
+        // What the shard has just made room for is polled in another turn.
+        if self.retry_deferred() {
+            self.ring();
+        }
         for call in self.calls.take() {
             call(context);
         }
@@ -214,7 +224,20 @@ impl Core {
         [shard_timeout, wheel_timeout].into_iter().flatten().min()
     }
 
+    /// Ask again for what found no room. Whether any of it did now.
+    fn retry_deferred(&self) -> bool {
+        let mut deferred = self.deferred.borrow_mut();
+        if deferred.is_empty() {
+            return false;
+        }
+        self.with_shard(|shard, now| {
+            deferred.retry(&self.shared.mailboxes, |caller, append| shard.handle_append(caller, append, now))
+        })
+        .unwrap_or(false)
+    }
+
     fn take_mail(&self, now: Now) {
+        self.retry_deferred();
         let mut shard = self.shard.borrow_mut();
         let mut batches = self.mail.take();
         for source in (0..self.core_count).map(CoreId).filter(|&source| source != self.id) {
@@ -239,7 +262,12 @@ impl Core {
             taken => {
                 let Some(shard) = shard else { return };
                 match taken {
-                    Taken::Append(caller, append) => shard.handle_append(caller, append, now),
+                    Taken::Append(caller, append) => {
+                        let mut deferred = self.deferred.borrow_mut();
+                        if deferred.holds(source) || shard.handle_append(caller, append, now).is_err() {
+                            deferred.keep(&self.shared.mailboxes, source, caller, append);
+                        }
+                    }
                     Taken::Item(Item::Request(caller, request)) => {
                         shard.handle_request(caller, request, now);
                     }
@@ -317,13 +345,13 @@ impl Core {
     }
 
     /// Act on the shard from a task of this core. After the stop there is none.
-    fn with_shard(&self, act: impl FnOnce(&mut Shard<DmaStorage>, Now)) {
+    fn with_shard<T>(&self, act: impl FnOnce(&mut Shard<DmaStorage>, Now) -> T) -> Option<T> {
         let _fatal = FatalOnPanic::new("shard");
-        if let Some(shard) = self.shard.borrow_mut().as_mut() {
-            let now = self.now.get().unwrap_or_else(|| self.clock.now());
-            self.now.set(Some(now));
-            act(shard, now);
-        }
+        let mut shard = self.shard.borrow_mut();
+        let shard = shard.as_mut()?;
+        let now = self.now.get().unwrap_or_else(|| self.clock.now());
+        self.now.set(Some(now));
+        Some(act(shard, now))
     }
 
     /// Ask every partition of this core to make everything durable. Nothing new is taken from now on.

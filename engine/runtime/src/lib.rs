@@ -17,6 +17,7 @@ mod config;
 mod connections;
 mod context;
 mod core;
+mod deferred;
 mod disk;
 mod fatal;
 mod helper;

@@ -154,6 +154,22 @@ impl Mailboxes {
         mailbox.unanswered_count.fetch_sub(unanswered_count, Ordering::Relaxed);
     }
 
+    /// Bytes of events that were taken are kept by the target all the same: the sender is to count them still.
+    pub(crate) fn charge_bytes(&self, source: CoreId, target: CoreId, bytes: usize) {
+        self.between(source, target).bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are kept no longer.
+    pub(crate) fn release_bytes(&self, source: CoreId, target: CoreId, bytes: usize) {
+        self.between(source, target).bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of events that the sender counts.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self, source: CoreId, target: CoreId) -> usize {
+        self.between(source, target).bytes.load(Ordering::Relaxed)
+    }
+
     /// Give emptied batches back, so that their memory is used again. Leaves `batches` empty.
     pub(crate) fn give_back(&self, source: CoreId, target: CoreId, batches: &mut Vec<Batch>) {
         batches.iter_mut().for_each(Batch::clear);

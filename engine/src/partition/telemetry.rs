@@ -6,6 +6,7 @@ use segment_log::storage::Storage;
 
 use super::{Partition, Turn};
 use crate::access::check_session;
+use crate::door::Busy;
 use crate::event::{EVENT_HEADER_BYTES, Source, Stamp};
 use crate::event_log::{EventLog, SubmitError, Ticket};
 use crate::monitor::MonitorEvent;
@@ -23,9 +24,23 @@ pub(crate) struct PendingAppend {
 
 impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Take events of a session, all or none. Answered once they are durable.
-    pub fn append(&mut self, caller: Caller, id: SessionId, events: &[EventView<'_>], turn: &mut Turn<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`]: there is no room now. Nothing was taken, and no answer comes.
+    pub fn append(
+        &mut self,
+        caller: Caller,
+        id: SessionId,
+        events: &[EventView<'_>],
+        turn: &mut Turn<'_>,
+    ) -> Result<(), Busy> {
         let event_count = count(events);
         if let Err(error) = self.try_append(caller, id, events, event_count, turn) {
+            if error == EngineError::Busy {
+                turn.out.counters.appends_deferred += 1;
+                return Err(Busy);
+            }
             turn.out.counters.events_refused += u64::from(event_count);
             if let Ok(session) = self.sessions.find_mut(id, caller.connection) {
                 let (at_ms, device, error) = (turn.now.wall_ms, session.device.clone(), error.clone());
@@ -33,6 +48,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             }
             turn.out.fail(caller, error);
         }
+        Ok(())
     }
 
     fn try_append(

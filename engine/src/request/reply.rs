@@ -79,6 +79,17 @@ pub struct EventBatch {
     pub status: PartitionStatus,
 }
 
+/// The answer to an append, [`Reply::Appended`], with its caller's mark: for those who hand many of them on together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The caller's mark, from [`Caller::token`](super::Caller::token).
+    pub token: u64,
+    /// The first event's number; the others follow without a gap.
+    pub first: SequenceNumber,
+    /// How many.
+    pub event_count: u32,
+}
+
 /// The answers.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

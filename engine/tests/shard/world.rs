@@ -140,7 +140,10 @@ impl World {
             .iter()
             .map(|message| EventView { message, annotations: b"", annotation_value_count: 0 })
             .collect();
-        self.shard.handle_append(caller, AppendView { session, events: &events }, self.now);
+        let append = AppendView { session, events: &events };
+        if self.shard.handle_append(caller, append, self.now).is_err() {
+            self.replies.insert(caller.token, Reply::Failed(EngineError::Busy));
+        }
         self.collect();
         self.next_token
     }

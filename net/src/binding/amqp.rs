@@ -12,6 +12,7 @@ mod delivery;
 mod filter;
 mod grants;
 mod limits;
+mod link_table;
 mod login;
 mod management;
 mod nodes;
@@ -27,13 +28,14 @@ mod turn;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use engine::request::{Notice, Reply};
+use engine::request::{Appended, Notice, Reply};
 use foldhash::fast::RandomState;
 use net_amqp::{Config, Connection, Inbound, LinkId, Role, SaslRole, condition};
 use registry::DeviceId;
 
 use super::{Binding, Closing, Context};
 use peer::Peer;
+use telemetry::append_number;
 use turn::{Shared, Turn};
 
 pub use readers::{CHECKPOINT_CAPABILITY, METRICS_CAPABILITY};
@@ -106,10 +108,7 @@ impl Binding for AmqpBinding {
         let Self { connection, inbound, shared, peer } = self;
         while peer.wants_input() {
             match connection.handle(inbound, input, output, hub.now.mono_ms) {
-                Ok(Some(event)) => {
-                    let mut turn = Turn { connection, output, hub, shared };
-                    peer.with(&mut turn, |peer, turn| peer.handle_event(turn, event));
-                }
+                Ok(Some(event)) => peer.handle_event(&mut Turn { connection, output, hub, shared }, event),
                 Ok(None) => break,
                 Err(closed) => {
                     peer.finish();
@@ -117,18 +116,31 @@ impl Binding for AmqpBinding {
                 }
             }
         }
+        // What is due whatever happened is due once for all that came together.
+        peer.with(&mut Turn { connection, output, hub, shared }, |_, _| {});
         Ok(())
     }
 
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.with(output, hub, |peer, turn| {
-            if let Some(pending) = turn.shared.pending.remove(token) {
+            if let Some(number) = append_number(token) {
+                peer.handle_append_answer(turn, number, &reply);
+            } else if let Some(pending) = turn.shared.pending.remove(token) {
                 peer.handle_reply(turn, pending, reply);
             }
             // An answer means that there is room again.
             peer.retry(turn);
         });
         self.resume_input(output, hub);
+    }
+
+    fn handle_appended(&mut self, appended: &[Appended], output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let numbers = appended.iter().filter_map(|appended| append_number(appended.token));
+        numbers.for_each(|number| self.peer.handle_appended(number));
+        self.with(output, hub, |peer, turn| {
+            peer.tell_accepted(turn);
+            peer.retry(turn);
+        });
     }
 
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use engine::door::Door;
-use engine::request::{ConnectionId, Notice, Reply, SecretText};
+use engine::request::{Appended, ConnectionId, Notice, Reply, SecretText};
 use registry::DeviceId;
 use segment_log::Now;
 use subtle::ConstantTimeEq;
@@ -50,6 +50,14 @@ pub trait Binding: Send {
 
     /// Take the answer to a request; `token` is the one of its [`Caller`](engine::request::Caller).
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>);
+
+    /// Take the answers to appends that are durable, in the order in which they came. The tokens are those of their
+    /// [`Caller`](engine::request::Caller)s.
+    fn handle_appended(&mut self, appended: &[Appended], output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        for &Appended { token, first, event_count } in appended {
+            self.handle_reply(token, Reply::Appended { first, event_count }, output, hub);
+        }
+    }
 
     /// Take what the engine tells unasked.
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>);

@@ -222,6 +222,7 @@ impl Pump<'_> {
         self.act_with(|stack, handle, deadline_ms, turn| {
             while let Some(delivery) = next.take().or_else(|| handle.try_next()) {
                 match delivery {
+                    Delivery::Appended(appended) => stack.handle_appended(&appended, turn),
                     Delivery::Reply { token, reply } => stack.handle_reply(token, reply, turn),
                     Delivery::Notice(notice) => stack.handle_notice(notice, turn),
                     Delivery::Stopping => stack.begin_stop(turn),

@@ -202,6 +202,11 @@ impl Client {
                     assert_eq!(token, expected);
                     return reply;
                 }
+                Delivery::Appended(answers) => {
+                    let [answer] = answers[..] else { panic!("one was asked: {answers:?}") };
+                    assert_eq!(answer.token, expected);
+                    return Reply::Appended { first: answer.first, event_count: answer.event_count };
+                }
                 Delivery::Notice(_) => {}
                 other => panic!("not an answer: {other:?}"),
             }

@@ -20,6 +20,13 @@ pub struct LinkId {
     pub(crate) generation: u32,
 }
 
+impl LinkId {
+    /// A small number that no other link of the connection has while this one stands: a place in the caller's own table.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+}
+
 /// What one frame of the peer came to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event<'a> {

@@ -1,6 +1,6 @@
 //! Credit and settlement, by the caller.
 
-use super::{Connection, LinkId};
+use super::{Connection, LinkId, SessionId};
 use crate::frame::{self, FrameKind};
 use crate::performative::{DeliveryState, Disposition, LinkRole};
 
@@ -82,6 +82,38 @@ impl Connection {
         let wrote = output.len() > start;
         self.timers.wrote |= wrote;
         wrote
+    }
+
+    /// Settles the session's unsettled deliveries from `first` to `last`, on links on which we receive, with one state and in
+    /// one frame, whatever their links: deliveries of a session are numbered across its links.
+    ///
+    /// True if anything was written: false when none of them is unsettled any more.
+    pub fn settle_received(
+        &mut self,
+        session: SessionId,
+        (first, last): (u32, u32),
+        state: &DeliveryState<'_>,
+        output: &mut Vec<u8>,
+    ) -> bool {
+        let Some(entry) = self.sessions.get_mut(session.slot, session.generation) else { return false };
+        let links = &mut self.links;
+        let mut is_any = false;
+        entry.deliveries(LinkRole::Receiver).for_each_run(first, last, None, true, |run| {
+            is_any = true;
+            if let Some(link) = links.at_mut(run.link) {
+                link.unsettled_count -= run.count;
+            }
+        });
+        if is_any {
+            let role = LinkRole::Receiver;
+            let last = (last != first).then_some(last);
+            let state = Some(state.clone());
+            let disposition = Disposition { role, first, last, settled: true, state, batchable: false };
+            let max_frame_bytes = self.remote.max_frame_bytes as usize;
+            write_disposition(session.slot, &disposition, output, max_frame_bytes);
+            self.timers.wrote = true;
+        }
+        is_any
     }
 }
 

@@ -40,10 +40,7 @@ pub const READ_EVENT_COUNT_MAX: u32 = 2048;
 /// Events that a link with checkpoints may leave unsettled.
 pub const CHECKPOINT_OPEN_MAX: usize = 2048;
 
-/// Bytes of deliveries that wait for their answer, per connection; above it nothing is read.
-pub const KEPT_BYTES_MAX: usize = 1024 * 1024;
-
-/// How long deliveries wait for room in the engine before they are rejected as throttled, milliseconds.
+/// How long a delivery waits for room in the engine before it is rejected as throttled, milliseconds.
 pub const REFUSED_MS_MAX: u64 = 5_000;
 
 /// How long a receiver that drains its credit waits for events that may be there, milliseconds.

@@ -251,7 +251,6 @@ impl Peer {
                     self.accept_joined(turn, joined);
                 }
             }
-            Pending::Append(ticket) => self.telemetry.handle_appended(turn, ticket, reply),
             Pending::FindGroup(link) => self.readers.handle_group(turn, link, reply),
             Pending::OpenReader(link) => self.readers.handle_reader(turn, link, reply),
             Pending::Read(link) => self.readers.handle_events(turn, link, reply),
@@ -261,6 +260,21 @@ impl Peer {
             Pending::Receive(link, source) => self.outlets.handle_received(turn, link, source, reply),
             Pending::Settle(link, delivery_id) => self.outlets.handle_kept(turn, link, delivery_id, reply),
         }
+    }
+
+    /// An append of telemetry is durable.
+    pub fn handle_appended(&mut self, number: u64) {
+        self.telemetry.handle_appended(number);
+    }
+
+    /// Tell what was accepted of telemetry, which makes room for more.
+    pub fn tell_accepted(&mut self, turn: &mut Turn<'_, '_>) {
+        self.telemetry.tell_accepted(turn);
+    }
+
+    /// The engine's answer to an append of telemetry that came by itself.
+    pub fn handle_append_answer(&mut self, turn: &mut Turn<'_, '_>, number: u64, reply: &Reply) {
+        self.telemetry.handle_answer(turn, number, reply);
     }
 
     /// Ask again for what met a full engine.
@@ -318,7 +332,6 @@ impl Peer {
 
     /// A device's session is over: so are its links.
     fn end_session(&mut self, turn: &mut Turn<'_, '_>, session: SessionId, status: &Status) {
-        self.telemetry.forget_session(session);
         for link in self.sessions.forget(session) {
             self.telemetry.forget(link);
             self.outlets.forget(turn, link);
@@ -328,9 +341,7 @@ impl Peer {
 
     /// A link of a device is gone; with the last one goes the session.
     fn leave(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
-        if let Some(session) = self.sessions.handle_detached(turn, link) {
-            self.telemetry.forget_session(session);
-        }
+        self.sessions.handle_detached(turn, link);
     }
 
     /// When the hub stops and all that was in flight is answered: say goodbye.

@@ -1,40 +1,30 @@
-//! Telemetry links: the way of each delivery of a device's session to `accepted` or `rejected`.
+//! Telemetry links: the way of each delivery to `accepted` or `rejected`.
 //!
-//! A delivery is accepted when the engine says that its events are durable, and not before; runs of accepted deliveries get
-//! one disposition at the end of the turn. While the engine is full nothing more is read from the connection, and what met
-//! it so is asked again or, after some seconds, rejected as throttled. Nothing is dropped without an answer.
+//! A delivery is accepted when the engine says that its events are durable, and not before. Acceptances are told in the order
+//! in which the deliveries came, so that a run of them gets one disposition at the end of the turn, whatever links of the
+//! session it came by. While the engine is full nothing more is read from the connection; the one delivery that met it so
+//! is asked again or, after some seconds, rejected as throttled. Nothing is dropped without an answer.
 
 mod deliver;
 mod flight;
 
-use std::collections::HashMap;
-
 use engine::request::SessionId;
-use foldhash::fast::RandomState;
 use net_amqp::{AttachReply, LinkId};
 
-use super::LinkMap;
 use super::limits::{MESSAGE_BYTES_MAX, TELEMETRY_CREDIT};
+use super::link_table::LinkTable;
 use super::turn::Turn;
 use crate::binding::properties::EventPlan;
-pub use deliver::Ticket;
-pub use flight::Delivery;
 use flight::Flight;
+pub use flight::{Delivery, append_number};
 
 /// All telemetry links of a connection.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    links: LinkMap<TelemetryLink>,
-    /// What each device's session has on the way.
-    flights: HashMap<SessionId, Flight, RandomState>,
-    /// Appends that wait for their answer.
-    asked_count: usize,
-    /// Deliveries that wait to be asked again, and since when some do.
-    refused_count: usize,
-    refused_since_ms: u64,
-    /// Bytes kept of deliveries without an answer.
-    kept_bytes: usize,
-    /// Links with something to say at the end of the turn.
+    links: LinkTable<TelemetryLink>,
+    flight: Flight,
+    refused: Option<Refused>,
+    /// Links that took something since the last turn's end.
     dirty: Vec<LinkId>,
     made: Vec<u8>,
     plans: Vec<EventPlan>,
@@ -42,46 +32,47 @@ pub struct Telemetry {
 
 #[derive(Debug)]
 struct TelemetryLink {
+    /// The device's session in the engine.
     session: SessionId,
+    /// The AMQP session of the link.
+    amqp_session: net_amqp::SessionId,
     credit: u32,
     /// Deliveries without an answer.
     open_count: u32,
-    /// Accepted deliveries that were not told yet, first and last.
-    accepted: Option<(u32, u32)>,
     is_dirty: bool,
+}
+
+/// A delivery that met a full engine, with what it takes to ask again.
+#[derive(Debug)]
+struct Refused {
+    number: u64,
+    delivery: Delivery,
+    message_format: u32,
+    payload: Vec<u8>,
+    since_ms: u64,
 }
 
 impl Telemetry {
     /// Accept a link of a device whose session stands.
     pub fn attach(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, session: SessionId) {
         let reply = AttachReply { max_message_bytes: Some(MESSAGE_BYTES_MAX), ..AttachReply::default() };
-        if turn.connection.accept_link(link, &reply, turn.output) {
-            turn.connection.grant(link, TELEMETRY_CREDIT, turn.output);
+        if !turn.connection.accept_link(link, &reply, turn.output) {
+            return;
         }
-        self.links.insert(link, TelemetryLink::new(session));
-        self.flights.entry(session).or_default();
+        turn.connection.grant(link, TELEMETRY_CREDIT, turn.output);
+        let Some(amqp_session) = turn.connection.session_of(link) else { return };
+        let credit = TELEMETRY_CREDIT;
+        let state = TelemetryLink { session, amqp_session, credit, open_count: 0, is_dirty: false };
+        self.links.insert(link, state);
     }
 
-    /// A link is gone.
+    /// A link is gone. What of it has no answer yet gets none: its sender cannot hear it.
     pub fn forget(&mut self, link: LinkId) {
-        self.links.remove(&link);
-    }
-
-    /// A session is over. What of it was not stored will not be.
-    pub fn forget_session(&mut self, session: SessionId) {
-        let Some(flight) = self.flights.remove(&session) else { return };
-        self.refused_count -= flight.refused_count();
-        self.kept_bytes -= flight.bytes();
+        self.links.remove(link);
     }
 
     /// Every telemetry link.
     pub fn all_links(&self) -> impl Iterator<Item = LinkId> + '_ {
-        self.links.keys().copied()
-    }
-}
-
-impl TelemetryLink {
-    fn new(session: SessionId) -> Self {
-        Self { session, credit: TELEMETRY_CREDIT, open_count: 0, accepted: None, is_dirty: false }
+        self.links.links()
     }
 }

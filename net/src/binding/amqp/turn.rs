@@ -33,8 +33,6 @@ pub enum Pending {
     Description(Ticket),
     /// A device's session.
     OpenSession(DeviceId),
-    /// A delivery of telemetry.
-    Append(super::telemetry::Ticket),
     /// A receiver's consumer group.
     FindGroup(LinkId),
     /// A receiver's reader.

@@ -5,25 +5,15 @@ use engine::request::{AppendView, Caller, EngineError, EventView, Reply, Session
 use net_amqp::performative::DeliveryState;
 use net_amqp::{LinkId, condition};
 
-use super::flight::{Delivery, Flight, Kept};
-use super::{Telemetry, TelemetryLink};
-use crate::binding::amqp::limits::{
-    APPEND_WAITING_MAX, EVENT_BYTES_MAX, KEPT_BYTES_MAX, REFUSED_MS_MAX, TELEMETRY_CREDIT,
-};
-use crate::binding::amqp::turn::{Pending, Turn, busy};
+use super::flight::{Delivery, Flight};
+use super::{Refused, Telemetry, TelemetryLink};
+use crate::binding::amqp::limits::{APPEND_WAITING_MAX, EVENT_BYTES_MAX, REFUSED_MS_MAX, TELEMETRY_CREDIT};
+use crate::binding::amqp::turn::{Turn, busy};
 use crate::binding::properties::{BATCH_FORMAT, EventPlan, MessageError, plan_batch, plan_message};
 use crate::binding::status::Status;
 
 /// Scratch space above this many bytes is given back after use.
 const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
-
-/// An append that waits for its answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticket {
-    session: SessionId,
-    /// Its number among the session's deliveries.
-    number: u64,
-}
 
 impl Telemetry {
     /// A delivery came in. False: its link is not one for telemetry.
@@ -34,21 +24,21 @@ impl Telemetry {
         message_format: u32,
         payload: &[u8],
     ) -> bool {
-        let Some(state) = self.links.get_mut(&delivery.link) else { return false };
+        let Some(state) = self.links.get_mut(delivery.link) else { return false };
         state.credit = state.credit.saturating_sub(1);
         state.open_count += 1;
         let session = state.session;
         match self.plan(message_format, payload) {
             Err(status) => self.reject(turn, delivery, &status),
-            Ok(()) => match self.flights.get_mut(&session) {
-                None => self.reject(turn, delivery, &Status::of(&EngineError::SessionEnded(None))),
-                Some(flight) => {
-                    self.kept_bytes += payload.len();
-                    let kept = Kept { delivery, message_format, payload: payload.to_vec() };
-                    let ticket = Ticket { session, number: flight.push(kept) };
-                    self.append(turn, ticket, payload);
+            Ok(()) => {
+                let number = self.flight.push(delivery);
+                if self.append(turn, session, number, payload).is_err() {
+                    turn.shared.must_retry = true;
+                    let since_ms = turn.hub.now.mono_ms;
+                    let payload = payload.to_vec();
+                    self.refused = Some(Refused { number, delivery, message_format, payload, since_ms });
                 }
-            },
+            }
         }
         self.give_scratch_back();
         true
@@ -73,168 +63,85 @@ impl Telemetry {
     }
 
     /// Hand the planned events to the engine.
-    fn append(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket, payload: &[u8]) -> bool {
-        let token = turn.shared.pending.insert(Pending::Append(ticket));
-        let caller = Caller { connection: turn.hub.connection, token };
-        let session = ticket.session;
+    fn append(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        session: SessionId,
+        number: u64,
+        payload: &[u8],
+    ) -> Result<(), Busy> {
+        let caller = Caller { connection: turn.hub.connection, token: Flight::token(number) };
         let view = |plan: &EventPlan| -> EventView<'_> { plan.view(payload, &self.made) };
-        let result = match self.plans.as_slice() {
+        match self.plans.as_slice() {
             [plan] => turn.hub.door.append(caller, AppendView { session, events: &[view(plan)] }),
             plans => {
                 let events: Vec<EventView<'_>> = plans.iter().map(view).collect();
                 turn.hub.door.append(caller, AppendView { session, events: &events })
             }
+        }
+    }
+
+    /// An append is durable: [`Telemetry::tell_accepted`] tells it, at the end of the turn at the latest.
+    pub fn handle_appended(&mut self, number: u64) {
+        self.flight.accept(number);
+    }
+
+    /// The engine's answer to one append.
+    pub fn handle_answer(&mut self, turn: &mut Turn<'_, '_>, number: u64, answer: &Reply) {
+        let status = match answer {
+            Reply::Appended { .. } => return self.handle_appended(number),
+            Reply::Failed(error) => Status::of(error),
+            _ => Status::of(&EngineError::StorageFailed),
         };
-        match result {
-            Ok(()) => {
-                self.asked_count += 1;
-                true
-            }
-            Err(Busy) => {
-                turn.shared.pending.remove(token);
-                self.refuse(turn, ticket);
-                false
-            }
+        if let Some(delivery) = self.flight.take(number) {
+            self.reject(turn, delivery, &status);
         }
     }
 
-    /// The engine is full: the delivery is asked again later.
-    fn refuse(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket) {
-        let Some(flight) = self.flights.get_mut(&ticket.session) else { return };
-        let before = flight.refused_count();
-        flight.refuse(ticket.number);
-        let added = flight.refused_count() - before;
-        if self.refused_count == 0 {
-            self.refused_since_ms = turn.hub.now.mono_ms;
-        }
-        self.refused_count += added;
-        turn.shared.must_retry = true;
-    }
-
-    /// The engine's answer to an append.
-    pub fn handle_appended(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket, answer: Reply) {
-        self.asked_count -= 1;
-        if matches!(answer, Reply::Failed(EngineError::Busy)) {
-            return self.refuse(turn, ticket);
-        }
-        let Some(kept) = self.take(ticket) else { return };
-        match answer {
-            Reply::Appended { .. } => {
-                while let Some(overtaken) = self.take_overtaken(ticket) {
-                    self.reject(turn, overtaken.delivery, &busy());
-                }
-                self.accept(turn, kept.delivery);
-            }
-            Reply::Failed(error) => self.reject(turn, kept.delivery, &Status::of(&error)),
-            _ => self.reject(turn, kept.delivery, &Status::of(&EngineError::StorageFailed)),
-        }
-    }
-
-    fn take(&mut self, ticket: Ticket) -> Option<Kept> {
-        let kept = self.flights.get_mut(&ticket.session)?.take(ticket.number)?;
-        self.kept_bytes -= kept.payload.len();
-        Some(kept)
-    }
-
-    fn take_overtaken(&mut self, ticket: Ticket) -> Option<Kept> {
-        let kept = self.flights.get_mut(&ticket.session)?.take_overtaken(ticket.number)?;
-        self.kept_bytes -= kept.payload.len();
-        self.refused_count -= 1;
-        Some(kept)
-    }
-
-    /// Ask again for what met a full engine, each session's deliveries in their order.
+    /// Ask again for what met a full engine.
     pub fn retry(&mut self, turn: &mut Turn<'_, '_>) {
-        if self.refused_count == 0 {
+        let Some(refused) = self.refused.take() else { return };
+        let Some(session) = self.links.get_mut(refused.delivery.link).map(|state| state.session) else {
+            // What its link is gone with needs no answer and is not stored.
+            self.flight.take(refused.number);
             return;
-        }
-        if turn.hub.now.mono_ms.saturating_sub(self.refused_since_ms) >= REFUSED_MS_MAX {
-            return self.reject_refused(turn, &busy());
-        }
-        let has_refused = self.flights.iter().filter(|(_, flight)| flight.refused_count() > 0);
-        let sessions: Vec<SessionId> = has_refused.map(|(session, _)| *session).collect();
-        for session in sessions {
-            self.retry_session(turn, session);
-        }
-        turn.shared.must_retry |= self.refused_count > 0;
-    }
-
-    fn retry_session(&mut self, turn: &mut Turn<'_, '_>, session: SessionId) {
-        let due = self.flights.get(&session).map(Flight::due).unwrap_or_default();
-        for number in due {
-            let Some(flight) = self.flights.get_mut(&session) else { break };
-            let Some(lent) = flight.ask_again(number) else { continue };
-            self.refused_count -= 1;
-            let ticket = Ticket { session, number };
-            let is_attached = self.links.contains_key(&lent.delivery.link);
-            let is_asked = is_attached
-                && self.plan(lent.message_format, &lent.payload).is_ok()
-                && self.append(turn, ticket, &lent.payload);
-            if let Some(flight) = self.flights.get_mut(&session) {
-                flight.give_back(number, lent.payload);
-            }
-            if !is_attached {
-                // What its link is gone with needs no answer and is not stored.
-                self.take(ticket);
-            } else if !is_asked {
-                break;
-            }
-        }
+        };
+        let is_taken = self.plan(refused.message_format, &refused.payload).is_ok()
+            && self.append(turn, session, refused.number, &refused.payload).is_ok();
         self.give_scratch_back();
+        if !is_taken {
+            let is_overdue = turn.hub.now.mono_ms.saturating_sub(refused.since_ms) >= REFUSED_MS_MAX;
+            self.refused = Some(refused);
+            match is_overdue {
+                true => self.reject_refused(turn, &busy()),
+                false => turn.shared.must_retry = true,
+            }
+        }
     }
 
-    /// Reject everything that waits to be asked again.
+    /// Reject what waits to be asked again.
     pub fn reject_refused(&mut self, turn: &mut Turn<'_, '_>, status: &Status) {
-        let mut refused = Vec::new();
-        for flight in self.flights.values_mut() {
-            refused.extend(std::iter::from_fn(|| flight.take_refused()));
+        if let Some(Refused { number, .. }) = self.refused.take()
+            && let Some(delivery) = self.flight.take(number)
+        {
+            self.reject(turn, delivery, status);
         }
-        for kept in refused {
-            self.refused_count -= 1;
-            self.kept_bytes -= kept.payload.len();
-            self.reject(turn, kept.delivery, status);
-        }
-    }
-
-    fn accept(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery) {
-        let Delivery { link, delivery_id, settled } = delivery;
-        let Some(state) = self.links.get_mut(&link) else { return };
-        state.open_count = state.open_count.saturating_sub(1);
-        if !settled {
-            state.accepted = match state.accepted {
-                Some((first, last)) if last.wrapping_add(1) == delivery_id => Some((first, delivery_id)),
-                earlier => {
-                    if let Some((first, last)) = earlier {
-                        turn.connection.settle(
-                            link,
-                            first,
-                            last,
-                            &DeliveryState::Accepted,
-                            true,
-                            turn.output,
-                        );
-                    }
-                    Some((delivery_id, delivery_id))
-                }
-            };
-        }
-        state.mark_dirty(link, &mut self.dirty);
     }
 
     fn reject(&mut self, turn: &mut Turn<'_, '_>, delivery: Delivery, status: &Status) {
         let Delivery { link, delivery_id, settled } = delivery;
-        let Some(state) = self.links.get_mut(&link) else { return };
+        let Some(state) = self.links.get_mut(link) else { return };
         state.open_count = state.open_count.saturating_sub(1);
+        state.mark_dirty(link, &mut self.dirty);
         if !settled {
             let outcome = DeliveryState::Rejected(Some(turn.error(status)));
             turn.connection.settle(link, delivery_id, delivery_id, &outcome, true, turn.output);
         }
-        state.mark_dirty(link, &mut self.dirty);
     }
 
     /// The peer gave up a delivery half way.
     pub fn handle_aborted(&mut self, link: LinkId) {
-        if let Some(state) = self.links.get_mut(&link) {
+        if let Some(state) = self.links.get_mut(link) {
             state.credit = state.credit.saturating_sub(1);
             state.mark_dirty(link, &mut self.dirty);
         }
@@ -242,33 +149,66 @@ impl Telemetry {
 
     /// Tell what was accepted, and grant new credit.
     pub fn handle_turn_end(&mut self, turn: &mut Turn<'_, '_>) {
-        for link in std::mem::take(&mut self.dirty) {
-            let Some(state) = self.links.get_mut(&link) else { continue };
+        self.tell_accepted(turn);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for link in dirty.drain(..) {
+            let Some(state) = self.links.get_mut(link) else { continue };
             state.is_dirty = false;
-            if let Some((first, last)) = state.accepted.take() {
-                turn.connection.settle(link, first, last, &DeliveryState::Accepted, true, turn.output);
-            }
             let credit = TELEMETRY_CREDIT.saturating_sub(state.open_count);
             if credit.saturating_sub(state.credit) >= TELEMETRY_CREDIT / 2 {
                 state.credit = credit;
                 turn.connection.grant(link, credit, turn.output);
             }
         }
+        // An idle connection keeps nothing of its busy times.
+        if self.flight.len() > 0 {
+            self.dirty = dirty;
+        } else {
+            self.flight.shrink();
+        }
+    }
+
+    /// Tell what was accepted, up to the first delivery that still waits.
+    pub fn tell_accepted(&mut self, turn: &mut Turn<'_, '_>) {
+        let mut run: Option<Run> = None;
+        while let Some(Delivery { link, delivery_id, settled }) = self.flight.pop_accepted() {
+            let Some(state) = self.links.get_mut(link) else { continue };
+            state.open_count = state.open_count.saturating_sub(1);
+            state.mark_dirty(link, &mut self.dirty);
+            if settled {
+                continue;
+            }
+            let session = state.amqp_session;
+            match &mut run {
+                Some(open) if open.session == session && open.last.wrapping_add(1) == delivery_id => {
+                    open.last = delivery_id;
+                }
+                _ => {
+                    let next = Run { session, first: delivery_id, last: delivery_id };
+                    if let Some(done) = run.replace(next) {
+                        done.tell(turn);
+                    }
+                }
+            }
+        }
+        if let Some(done) = run {
+            done.tell(turn);
+        }
     }
 
     /// Whether the end of the turn has something to say.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || self.flight.is_answered()
     }
 
     /// Whether more deliveries are welcome.
     pub fn has_room(&self) -> bool {
-        self.refused_count == 0 && self.asked_count < APPEND_WAITING_MAX && self.kept_bytes < KEPT_BYTES_MAX
+        self.refused.is_none() && self.flight.len() < APPEND_WAITING_MAX
     }
 
     /// Whether a delivery waits for its answer.
     pub fn is_waiting(&self) -> bool {
-        self.asked_count + self.refused_count > 0
+        self.flight.is_waiting()
     }
 
     fn give_scratch_back(&mut self) {
@@ -278,6 +218,20 @@ impl Telemetry {
         if self.plans.len() > 1 {
             self.plans = Vec::new();
         }
+    }
+}
+
+/// Accepted deliveries of one AMQP session whose ids follow each other.
+struct Run {
+    session: net_amqp::SessionId,
+    first: u32,
+    last: u32,
+}
+
+impl Run {
+    fn tell(self, turn: &mut Turn<'_, '_>) {
+        let Self { session, first, last } = self;
+        turn.connection.settle_received(session, (first, last), &DeliveryState::Accepted, turn.output);
     }
 }
 

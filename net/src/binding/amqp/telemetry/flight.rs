@@ -1,8 +1,4 @@
-//! The deliveries of one session between their arrival and their answer, in order.
-//!
-//! The engine refuses an append while it is full. The delivery is then asked again, with the bytes that were kept for it,
-//! but only where no later delivery of the session was stored meanwhile: order is more than acceptance. One that was
-//! overtaken is given up and told so to its sender.
+//! The deliveries of a connection between their arrival and their answer, in the order in which they came.
 
 use std::collections::VecDeque;
 
@@ -19,130 +15,102 @@ pub struct Delivery {
     pub settled: bool,
 }
 
-/// A delivery and what it takes to ask for it again.
-#[derive(Debug)]
-pub struct Kept {
-    /// Which.
-    pub delivery: Delivery,
-    /// Its format.
-    pub message_format: u32,
-    /// Its bytes.
-    pub payload: Vec<u8>,
+/// Marks the token of an append, which is the delivery's number and needs no entry in the table of waiting requests.
+const APPEND_TOKEN: u64 = 1 << 63;
+
+/// The number of the delivery whose append has this token; none: it is another request's token.
+pub fn append_number(token: u64) -> Option<u64> {
+    (token & APPEND_TOKEN != 0).then_some(token & !APPEND_TOKEN)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Asked,
-    Refused,
+    Accepted,
+    /// Answered otherwise.
+    Done,
 }
 
-/// The deliveries of one session that have no answer yet.
+/// All deliveries since the oldest one without an answer.
 #[derive(Debug, Default)]
 pub struct Flight {
-    /// None: answered, but one before it is not.
-    entries: VecDeque<Option<(Kept, State)>>,
+    entries: VecDeque<(Delivery, State)>,
     /// The number of the first entry.
     first: u64,
     asked_count: usize,
-    refused_count: usize,
 }
 
 impl Flight {
-    /// A delivery was handed to the engine; the number that its answer goes by.
-    pub fn push(&mut self, kept: Kept) -> u64 {
-        self.entries.push_back(Some((kept, State::Asked)));
+    /// A delivery came in; the number that its answer goes by.
+    pub fn push(&mut self, delivery: Delivery) -> u64 {
+        self.entries.push_back((delivery, State::Asked));
         self.asked_count += 1;
         self.first + self.entries.len() as u64 - 1
     }
 
-    /// The engine is full: the delivery waits to be asked again.
-    pub fn refuse(&mut self, number: u64) {
-        if let Some(Some((_, state))) = self.entry(number)
-            && *state == State::Asked
-        {
-            *state = State::Refused;
-            self.asked_count -= 1;
-            self.refused_count += 1;
+    /// The token to ask the engine with.
+    pub fn token(number: u64) -> u64 {
+        APPEND_TOKEN | number
+    }
+
+    /// A delivery's events are durable.
+    pub fn accept(&mut self, number: u64) {
+        self.answer(number, State::Accepted);
+    }
+
+    /// A delivery is answered otherwise, now. None: it was answered before.
+    pub fn take(&mut self, number: u64) -> Option<Delivery> {
+        self.answer(number, State::Done)
+    }
+
+    /// The next accepted delivery with none before it that waits. It leaves.
+    pub fn pop_accepted(&mut self) -> Option<Delivery> {
+        loop {
+            match self.entries.front()? {
+                (_, State::Asked) => return None,
+                (delivery, state) => {
+                    let accepted = (*state == State::Accepted).then_some(*delivery);
+                    self.entries.pop_front();
+                    self.first += 1;
+                    if accepted.is_some() {
+                        return accepted;
+                    }
+                }
+            }
         }
     }
 
-    /// The delivery has its answer and leaves.
-    pub fn take(&mut self, number: u64) -> Option<Kept> {
-        let (kept, state) = self.entry(number)?.take()?;
-        match state {
-            State::Asked => self.asked_count -= 1,
-            State::Refused => self.refused_count -= 1,
-        }
-        while matches!(self.entries.front(), Some(None)) {
-            self.entries.pop_front();
-            self.first += 1;
-        }
-        Some(kept)
+    /// Whether [`Flight::pop_accepted`] has work to do.
+    pub fn is_answered(&self) -> bool {
+        self.entries.front().is_some_and(|(_, state)| *state != State::Asked)
     }
 
-    /// The next refused delivery before `number`, which was stored: it was overtaken. It leaves.
-    pub fn take_overtaken(&mut self, number: u64) -> Option<Kept> {
-        self.take_refused_below(number)
+    /// Deliveries that wait for their answer or for that of an earlier one.
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
 
-    /// The next refused delivery. It leaves.
-    pub fn take_refused(&mut self) -> Option<Kept> {
-        self.take_refused_below(u64::MAX)
+    /// Whether any waits for its answer.
+    pub fn is_waiting(&self) -> bool {
+        self.asked_count > 0
     }
 
-    /// The refused deliveries in their order, once every one that was asked has its answer.
-    pub fn due(&self) -> Vec<u64> {
-        if self.asked_count > 0 || self.refused_count == 0 {
-            return Vec::new();
-        }
-        let numbered = self.entries.iter().zip(self.first..);
-        numbered.filter(|(entry, _)| entry.is_some()).map(|(_, number)| number).collect()
-    }
-
-    /// A refused delivery is asked again. Its bytes are lent out, until [`Flight::give_back`].
-    pub fn ask_again(&mut self, number: u64) -> Option<Kept> {
-        let (kept, state) = self.entry(number)?.as_mut()?;
-        if *state != State::Refused {
-            return None;
-        }
-        *state = State::Asked;
-        let payload = std::mem::take(&mut kept.payload);
-        let lent = Kept { delivery: kept.delivery, message_format: kept.message_format, payload };
-        self.refused_count -= 1;
-        self.asked_count += 1;
-        Some(lent)
-    }
-
-    /// The bytes that [`Flight::ask_again`] lent.
-    pub fn give_back(&mut self, number: u64, payload: Vec<u8>) {
-        if let Some(Some((kept, _))) = self.entry(number) {
-            kept.payload = payload;
+    /// Give memory back that a busy time has left.
+    pub fn shrink(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > 0 {
+            self.entries = VecDeque::new();
         }
     }
 
-    /// How many wait to be asked again.
-    pub fn refused_count(&self) -> usize {
-        self.refused_count
-    }
-
-    /// Bytes of all that is kept.
-    pub fn bytes(&self) -> usize {
-        self.entries.iter().flatten().map(|(kept, _)| kept.payload.len()).sum()
-    }
-
-    fn take_refused_below(&mut self, number: u64) -> Option<Kept> {
-        if self.refused_count == 0 {
-            return None;
-        }
-        let is_refused = |entry: &Option<(Kept, State)>| matches!(entry, Some((_, State::Refused)));
-        let index = self.entries.iter().position(is_refused)? as u64;
-        let found = self.first + index;
-        if found < number { self.take(found) } else { None }
-    }
-
-    fn entry(&mut self, number: u64) -> Option<&mut Option<(Kept, State)>> {
+    fn answer(&mut self, number: u64, state: State) -> Option<Delivery> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        self.entries.get_mut(index)
+        let (delivery, known) = self.entries.get_mut(index)?;
+        if *known != State::Asked {
+            return None;
+        }
+        *known = state;
+        self.asked_count -= 1;
+        Some(*delivery)
     }
 }
 
@@ -150,47 +118,37 @@ impl Flight {
 mod tests {
     use super::*;
 
-    fn kept(delivery_id: u32) -> Kept {
+    fn delivery(delivery_id: u32) -> Delivery {
         let link = crate::binding::amqp::tests::wire::any_link();
-        let delivery = Delivery { link, delivery_id, settled: false };
-        Kept { delivery, message_format: 0, payload: vec![7; 3] }
+        Delivery { link, delivery_id, settled: false }
     }
 
-    fn ids(kept: impl IntoIterator<Item = Kept>) -> Vec<u32> {
-        kept.into_iter().map(|kept| kept.delivery.delivery_id).collect()
-    }
-
-    #[test]
-    fn a_refused_run_is_asked_again_in_its_order() {
-        let mut flight = Flight::default();
-        let numbers: Vec<u64> = (1..=4).map(|id| flight.push(kept(id))).collect();
-        assert_eq!(ids(flight.take(numbers[0])), [1]);
-        for number in &numbers[1..] {
-            assert!(flight.due().is_empty(), "one is still asked");
-            flight.refuse(*number);
-        }
-        assert_eq!(flight.due(), numbers[1..]);
-        let lent = flight.ask_again(numbers[1]).unwrap();
-        assert_eq!((lent.delivery.delivery_id, lent.payload.len()), (2, 3));
-        flight.give_back(numbers[1], lent.payload);
-        assert_eq!((flight.bytes(), flight.refused_count()), (9, 2));
-        assert_eq!(ids(flight.take(numbers[1])), [2]);
-        assert!(flight.take_overtaken(numbers[1]).is_none());
-        assert_eq!(flight.due(), numbers[2..]);
+    fn popped(flight: &mut Flight) -> Vec<u32> {
+        std::iter::from_fn(|| flight.pop_accepted()).map(|delivery| delivery.delivery_id).collect()
     }
 
     #[test]
-    fn what_was_overtaken_is_given_up() {
+    fn acceptances_leave_in_the_order_of_arrival() {
         let mut flight = Flight::default();
-        let numbers: Vec<u64> = (1..=4).map(|id| flight.push(kept(id))).collect();
-        for index in [0, 1, 3] {
-            flight.refuse(numbers[index]);
-        }
-        assert_eq!(ids(flight.take(numbers[2])), [3]);
-        assert_eq!(ids(std::iter::from_fn(|| flight.take_overtaken(numbers[2]))), [1, 2]);
-        assert_eq!(flight.due(), [numbers[3]]);
-        assert_eq!(ids(std::iter::from_fn(|| flight.take_refused())), [4]);
-        assert_eq!((flight.bytes(), flight.refused_count()), (0, 0));
-        assert!(flight.take(numbers[3]).is_none());
+        let numbers: Vec<u64> = (1..=5).map(|id| flight.push(delivery(id))).collect();
+        flight.accept(numbers[1]);
+        flight.accept(numbers[2]);
+        assert!(popped(&mut flight).is_empty(), "the first one waits");
+        flight.accept(numbers[0]);
+        assert!(flight.is_answered());
+        assert_eq!(popped(&mut flight), [1, 2, 3]);
+        assert_eq!(flight.take(numbers[3]), Some(delivery(4)));
+        assert_eq!(flight.take(numbers[3]), None, "once");
+        flight.accept(numbers[4]);
+        assert_eq!(popped(&mut flight), [5]);
+        assert_eq!((flight.len(), flight.is_waiting()), (0, false));
+        flight.accept(numbers[4]);
+        assert_eq!(flight.push(delivery(6)), 5);
+    }
+
+    #[test]
+    fn tokens_of_appends_are_told_from_others() {
+        assert_eq!(append_number(Flight::token(7)), Some(7));
+        assert_eq!(append_number(7), None);
     }
 }

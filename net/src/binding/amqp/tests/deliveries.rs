@@ -58,49 +58,53 @@ fn a_stalled_engine_is_told_to_the_sender_in_the_end() {
     assert!(test.wire.binding.wants_input());
 }
 
-/// The engine takes appends and refuses them later, as another core's does.
+/// Acceptances are told in the order of the deliveries, over all links of a session.
 #[test]
-fn what_the_engine_refuses_as_full_is_asked_again_in_order() {
+fn a_run_over_several_links_gets_one_disposition_once_its_first_is_durable() {
     let mut test = Test::new();
-    let (link, _) = test.device();
-    let bodies = [&b"a"[..], b"b", b"c"].map(telemetry);
-    for body in &bodies {
-        test.wire.send(link, 0, false, body);
+    let (first, _) = test.device();
+    let second = test.another_link(first);
+    for number in 0..4 {
+        let link = if number % 2 == 0 { first } else { second };
+        assert_eq!(test.wire.send(link, 0, false, &telemetry(b"x")), number + 1);
     }
     test.run();
     let asked = std::mem::take(&mut test.script.appended);
+    for index in [1, 3] {
+        test.answer(asked[index].0, appended(index as u64));
+    }
+    assert_eq!(test.settled(), [], "the first one may still be refused");
+    test.answer(asked[2].0, Reply::Failed(EngineError::StorageFull));
     test.answer(asked[0].0, appended(0));
-    test.answer(asked[1].0, Reply::Failed(EngineError::Busy));
-    assert!(!test.wire.binding.wants_input());
-    test.advance(limits::RETRY_MS);
-    assert!(test.script.appended.is_empty(), "the third has no answer yet: it may have been stored");
-    test.answer(asked[2].0, Reply::Failed(EngineError::Busy));
-    test.advance(limits::RETRY_MS);
-    let asked = std::mem::take(&mut test.script.appended);
-    let again: Vec<&Vec<u8>> = asked.iter().map(|(_, messages)| &messages[0]).collect();
-    assert_eq!(again, [&bodies[1], &bodies[2]]);
-    test.answer(asked[0].0, appended(1));
-    test.answer(asked[1].0, appended(2));
-    let settled = test.settled();
-    assert_eq!(settled.iter().map(|run| run.2.as_str()).collect::<Vec<_>>(), ["accepted"; 3]);
+    let full = "amqp:resource-limit-exceeded".to_owned();
+    let accepted = || "accepted".to_owned();
+    // The client machine tells them link by link.
+    let expected = [(3, 3, full), (1, 1, accepted()), (2, 2, accepted()), (4, 4, accepted())];
+    assert_eq!(test.settled(), expected);
     assert!(test.wire.binding.wants_input());
 }
 
+/// What is full now has room later: the delivery that met it is asked again, and nothing overtakes it.
 #[test]
-fn what_was_overtaken_is_not_stored_behind_its_successor() {
+fn what_met_a_full_engine_keeps_its_place() {
     let mut test = Test::new();
     let (link, _) = test.device();
-    test.wire.send(link, 0, false, &telemetry(b"a"));
-    test.wire.send(link, 0, false, &telemetry(b"b"));
+    let bodies = [&b"a"[..], b"b", b"c"].map(telemetry);
+    test.wire.send(link, 0, false, &bodies[0]);
     test.run();
+    test.script.is_full = true;
+    for body in &bodies[1..] {
+        test.wire.send(link, 0, false, body);
+    }
+    test.run();
+    assert!(!test.wire.binding.wants_input());
+    test.script.is_full = false;
     let asked = std::mem::take(&mut test.script.appended);
-    test.answer(asked[0].0, Reply::Failed(EngineError::Busy));
-    test.answer(asked[1].0, appended(0));
-    test.advance(limits::RETRY_MS);
-    assert!(test.script.appended.is_empty());
-    let settled = test.settled();
-    assert!(settled.contains(&(1, 1, "com.microsoft:device-container-throttled".to_owned())), "{settled:?}");
-    assert!(settled.contains(&(2, 2, "accepted".to_owned())), "{settled:?}");
+    // An answer means that there is room.
+    test.answer(asked[0].0, appended(0));
+    let asked = std::mem::take(&mut test.script.appended);
+    assert_eq!(asked.iter().map(|(_, messages)| &messages[0]).collect::<Vec<_>>(), [&bodies[1], &bodies[2]]);
+    assert!(test.wire.binding.wants_input());
 }
 
 #[test]

@@ -45,8 +45,7 @@ impl Door for Way<'_> {
     }
 
     fn append(&mut self, caller: Caller, append: AppendView<'_>) -> Result<(), Busy> {
-        self.0.handle_append(caller, append, self.1);
-        Ok(())
+        self.0.handle_append(caller, append, self.1)
     }
 }
 

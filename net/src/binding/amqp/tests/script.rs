@@ -149,6 +149,14 @@ impl Test {
         (link, session)
     }
 
+    /// Attach a second link of the same device, in the session of the first one.
+    pub fn another_link(&mut self, first: LinkId) -> LinkId {
+        let session = self.wire.client.session_of(first).expect("it stands");
+        let link = self.wire.attach(session, &AttachRequest::sender("t2", "/devices/dev-1/messages/events"));
+        self.run();
+        link
+    }
+
     /// Attach a reader of partition 2.
     pub fn reader(&mut self) -> (LinkId, ReaderId) {
         self.put(policy_grant("service", Rights::SERVICE_CONNECT, &[], START_S + 3600));
