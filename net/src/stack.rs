@@ -338,11 +338,15 @@ impl Stack {
     /// Give the binding what it did not want earlier.
     fn receive_held(&mut self, turn: &mut Turn<'_, '_>) {
         while !self.held.is_empty() && self.talking().is_some_and(|binding| binding.wants_input()) {
-            let held = std::mem::take(&mut self.held);
+            let mut held = std::mem::take(&mut self.held);
             let mut rest = &held[..];
             self.feed(&mut rest, turn.plaintext, turn.hub);
-            self.held = rest.to_vec();
-            if rest.len() == held.len() {
+            let taken_bytes = held.len() - rest.len();
+            if taken_bytes < held.len() {
+                held.drain(..taken_bytes);
+                self.held = held;
+            }
+            if taken_bytes == 0 {
                 break;
             }
         }

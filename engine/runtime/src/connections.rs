@@ -110,7 +110,7 @@ impl ConnectionHandle {
         }
     }
 
-    /// How many requests have no answer yet. At 8192 the door answers
+    /// How many requests have no answer yet. At 16384 the door answers
     /// [`Busy`](engine::door::Busy).
     pub fn outstanding(&self) -> u32 {
         self.core.connections.borrow_mut().live(self.id).map_or(0, |live| live.outstanding_count)

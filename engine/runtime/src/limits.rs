@@ -3,9 +3,9 @@
 /// Cores that a hub may use. More than any machine this is meant for; `CoreId` has room for it.
 pub const CORE_COUNT_MAX: u16 = 256;
 
-/// Requests that one connection may have unanswered. A full AMQP session window (2048) of several links fits; one
-/// connection's replies then cost at most about a megabyte.
-pub const CONNECTION_OUTSTANDING_MAX: u32 = 8192;
+/// Requests that one connection may have unanswered: enough for a gateway to keep a commit of every partition busy while the
+/// next one gathers. One connection's replies then cost at most about two megabytes.
+pub const CONNECTION_OUTSTANDING_MAX: u32 = 16 * 1024;
 
 /// Connections per core unless configured: what the descriptors of a large machine allow.
 pub const CONNECTION_COUNT_MAX_DEFAULT: u32 = 250_000;

@@ -232,7 +232,6 @@ impl<'a> Parts<'a> {
                 return Err(MessageError::SectionOrder);
             }
             last = Some(section.code);
-            section.value.check()?;
             parts.take(&section)?;
         }
         if parts.data_count > 1 {
@@ -244,6 +243,7 @@ impl<'a> Parts<'a> {
         Ok(parts)
     }
 
+    /// Look at a section, and at each value in it once.
     fn take(&mut self, section: &Section<'a>) -> Result<(), MessageError> {
         let is_bare = (SectionCode::Properties..=SectionCode::Value).contains(&section.code);
         if is_bare {
@@ -252,14 +252,23 @@ impl<'a> Parts<'a> {
             self.must_rewrite |= !section.is_short;
         }
         match (section.code, section.value) {
-            (SectionCode::MessageAnnotations, Value::Map(map)) => self.annotations = Some(map),
+            (SectionCode::MessageAnnotations, Value::Map(map)) => {
+                section.value.check()?;
+                self.annotations = Some(map);
+            }
             (SectionCode::Properties, Value::List(list)) => {
-                self.must_rewrite |= has_uuid_id(list);
+                for (index, field) in list.iter().enumerate() {
+                    let field = field?;
+                    field.check()?;
+                    self.must_rewrite |= matches!(field, Value::Uuid(_)) && is_id(index);
+                }
                 self.properties = Some(list);
             }
             (SectionCode::ApplicationProperties, Value::Map(map)) => {
                 for entry in map.iter() {
-                    let name = entry?.0.as_text().ok_or(MessageError::PropertyName)?;
+                    let (name, value) = entry?;
+                    let name = name.as_text().ok_or(MessageError::PropertyName)?;
+                    value.check()?;
                     self.must_rewrite |= is_reserved(name);
                 }
                 self.application_properties = Some(map);
@@ -269,13 +278,16 @@ impl<'a> Parts<'a> {
                 self.data_count += 1;
             }
             (SectionCode::Sequence, Value::List(_)) | (SectionCode::Value, _) => {
+                section.value.check()?;
                 if self.data.is_some() || (section.code == SectionCode::Value && self.has_other_body) {
                     return Err(MessageError::SectionOrder);
                 }
                 self.has_other_body = true;
             }
             (SectionCode::Header, Value::List(_))
-            | (SectionCode::DeliveryAnnotations | SectionCode::Footer, Value::Map(_)) => {}
+            | (SectionCode::DeliveryAnnotations | SectionCode::Footer, Value::Map(_)) => {
+                section.value.check()?
+            }
             // Some libraries write an empty section's value as null.
             (SectionCode::Properties | SectionCode::ApplicationProperties, Value::Null) => {
                 self.must_rewrite = true;
@@ -312,19 +324,22 @@ fn begin_section(out: &mut Vec<u8>, code: SectionCode) {
     encode::descriptor(out, Descriptor::Code(code as u64));
 }
 
-fn has_uuid_id(properties: List<'_>) -> bool {
-    let is_uuid = |index| matches!(properties.iter().nth(index), Some(Ok(Value::Uuid(_))));
-    is_uuid(MESSAGE_ID_INDEX) || is_uuid(CORRELATION_ID_INDEX)
-}
-
 /// Fields of the properties section [AMQP 3.2.4].
 const MESSAGE_ID_INDEX: usize = 0;
 const CORRELATION_ID_INDEX: usize = 5;
+
+fn is_id(index: usize) -> bool {
+    [MESSAGE_ID_INDEX, CORRELATION_ID_INDEX].contains(&index)
+}
 
 /// Whether only the hub may say this. Without case: a consumer may compare so.
 pub fn is_reserved(name: &str) -> bool {
     let starts_with =
         |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    // Nearly all names end here.
+    if !starts_with("iothub-") {
+        return false;
+    }
     starts_with("iothub-connection-")
         || name.eq_ignore_ascii_case("iothub-enqueuedtime")
         || name.eq_ignore_ascii_case("iothub-message-source")
@@ -336,7 +351,7 @@ fn write_properties(properties: List<'_>, out: &mut Vec<u8>) -> Result<(), Messa
     for index in 0..properties.count() {
         let field = fields.raw()?;
         match Decoder::new(field).value()? {
-            Value::Uuid(bytes) if [MESSAGE_ID_INDEX, CORRELATION_ID_INDEX].contains(&(index as usize)) => {
+            Value::Uuid(bytes) if is_id(index as usize) => {
                 let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
                 encode::string(out, uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text));
             }

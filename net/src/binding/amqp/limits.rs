@@ -32,7 +32,7 @@ pub const REQUEST_CREDIT: u32 = 100;
 
 /// Appends of one connection that wait for their answer; above it nothing is read. Below what the runtime allows a
 /// connection, so that there is room for requests of other kinds.
-pub const APPEND_WAITING_MAX: usize = 4096;
+pub const APPEND_WAITING_MAX: usize = 15 * 1024;
 
 /// Events of one read at most.
 pub const READ_EVENT_COUNT_MAX: u32 = 2048;
