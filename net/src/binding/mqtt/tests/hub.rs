@@ -46,8 +46,7 @@ impl Door for Way<'_> {
 
     fn append(&mut self, caller: Caller, append: AppendView<'_>) -> Result<(), Busy> {
         self.check()?;
-        self.shard.handle_append(caller, append, self.now);
-        Ok(())
+        self.shard.handle_append(caller, append, self.now)
     }
 }
 
