@@ -38,8 +38,11 @@ async function until(holds, waitMs) {
 }
 
 serve({
-  open({ connectionString, group }) {
-    client = new EventHubConsumerClient(group, connectionString, { retryOptions: { maxRetries: 2, retryDelayInMs: 200 } });
+  open({ connectionString, group, webSockets }) {
+    client = new EventHubConsumerClient(group, connectionString, {
+      retryOptions: { maxRetries: 2, retryDelayInMs: 200 },
+      webSocketOptions: webSockets ? { webSocket: require('ws') } : undefined,
+    });
   },
 
   async hub() {

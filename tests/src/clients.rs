@@ -31,7 +31,12 @@ impl Script {
     pub fn start(name: &str, hub: &Hub) -> Option<Self> {
         let mut command = match Path::new(name).extension().and_then(|extension| extension.to_str()) {
             Some("js") => node(hub)?,
-            Some("py") => Command::new(python_environment()?.join("bin/python")),
+            Some("py") => {
+                let mut command = Command::new(python_environment()?.join("bin/python"));
+                // The scripts lie among the sources.
+                command.env("PYTHONDONTWRITEBYTECODE", "1");
+                command
+            }
             _ => panic!("{name} is neither a .js nor a .py script"),
         };
         let mut child = command

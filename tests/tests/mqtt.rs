@@ -1,0 +1,283 @@
+//! MQTT clients, unchanged: Azure's packages for Python and Node over MQTT and over MQTT in WebSockets, paho-mqtt, and the
+//! command line of Mosquitto.
+#![forbid(unsafe_code)]
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use tests::amqp::converse;
+use tests::clients::Script;
+use tests::hub::{Hub, PARTITION_COUNT};
+use tests::namespace::{Needs, run};
+use tests::process::wait_until;
+use tests::sas;
+use tests::service::Device;
+use tests::skip;
+use tests::telemetry::read_all;
+
+const PATIENCE_MS: u64 = 20_000;
+
+fn base64(bytes: &[u8]) -> String {
+    BASE64.encode(bytes)
+}
+
+/// The bodies of all events of the hub, sorted, once there are `count`.
+fn stored(hub: &Hub, count: usize) -> Vec<String> {
+    wait_until(Duration::from_secs(20), || {
+        let bodies = stored_now(hub);
+        (bodies.len() >= count).then_some(bodies)
+    })
+    .unwrap_or_else(|| panic!("{count} events are wanted, there are {:?}", stored_now(hub)))
+}
+
+fn stored_now(hub: &Hub) -> Vec<String> {
+    let mut events = Vec::new();
+    converse(read_all(hub, &hub.service(), PARTITION_COUNT, &mut events));
+    let mut bodies: Vec<String> =
+        events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect();
+    bodies.sort();
+    bodies
+}
+
+/// The client package opens the device `d`, sends, receives commands, and goes and comes back.
+fn try_device(hub: &Hub, script: &mut Script, open: Value) {
+    hub.service().create_device("d");
+    let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
+    let with = |more: Value| {
+        let mut request = more;
+        request["device"] = json!("d");
+        request
+    };
+    let mut request = with(open);
+    request["connectionString"] = json!(connection_string);
+    script.ask("open", request.clone());
+
+    let messages: Vec<Value> = (0..20)
+        .map(|number| {
+            json!({
+                "body": base64(format!("event {number:02}").as_bytes()),
+                "messageId": format!("m{number}"),
+                "contentType": "application/json",
+                "properties": { "n": number.to_string() },
+            })
+        })
+        .collect();
+    script.ask("send", with(json!({ "messages": messages })));
+    let expected: Vec<String> = (0..20).map(|number| format!("event {number:02}")).collect();
+    assert_eq!(stored(hub, 20), expected);
+
+    script.ask("listen", with(json!({})));
+    for number in 0..3 {
+        hub.command_output(&["send", "d", &format!("command {number}"), "--property", "place=here & there"]);
+    }
+    let commands = script.ask("commands", with(json!({ "count": 3, "waitMs": PATIENCE_MS })));
+    let commands = commands.as_array().expect("a list");
+    let bodies: Vec<String> = (0..3).map(|number| base64(format!("command {number}").as_bytes())).collect();
+    assert_eq!(commands.iter().map(|command| command["body"].as_str().unwrap()).collect::<Vec<_>>(), bodies);
+    assert_eq!(commands[0]["properties"]["place"], "here & there", "{commands:?}");
+
+    script.ask("close", with(json!({})));
+    hub.command_output(&["send", "d", "while it was away"]);
+    script.ask("open", request);
+    script.ask("listen", with(json!({})));
+    let commands = script.ask("commands", with(json!({ "count": 1, "waitMs": PATIENCE_MS })));
+    assert_eq!(
+        commands[0]["body"],
+        base64(b"while it was away"),
+        "what was acknowledged does not come again"
+    );
+    script.ask("close", with(json!({})));
+}
+
+fn python(hub: &Hub, web_sockets: bool) {
+    let Some(mut script) = Script::start("device.py", hub) else { return };
+    try_device(hub, &mut script, json!({ "caFile": hub.ca_file(), "webSockets": web_sockets }));
+    let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
+    script.ask(
+        "open",
+        json!({
+            "device": "d", "connectionString": connection_string, "caFile": hub.ca_file(), "webSockets": web_sockets,
+        }),
+    );
+    let error = script.try_ask("twin", json!({ "device": "d" })).expect_err("there are no twins");
+    assert_eq!(error["name"], "ClientError", "{error}");
+}
+
+fn node(hub: &Hub, transport: &str) {
+    let Some(mut script) = Script::start("devices.js", hub) else { return };
+    let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
+    try_device(hub, &mut script, json!({ "ca": ca, "transport": transport }));
+}
+
+#[test]
+fn python_over_mqtt() {
+    run(Needs::LowPorts, || python(&Hub::start(&["--cores", "2"]), false));
+}
+
+#[test]
+fn python_over_mqtt_in_websockets() {
+    run(Needs::LowPorts, || python(&Hub::start(&["--cores", "2"]), true));
+}
+
+#[test]
+fn node_over_mqtt() {
+    run(Needs::LowPorts, || node(&Hub::start(&["--cores", "2"]), "Mqtt"));
+}
+
+#[test]
+fn node_over_mqtt_in_websockets() {
+    run(Needs::LowPorts, || node(&Hub::start(&["--cores", "2"]), "MqttWs"));
+}
+
+#[test]
+fn node_over_amqp_in_websockets() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        hub.service().create_device("d");
+        let Some(mut script) = Script::start("devices.js", &hub) else { return };
+        let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
+        let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
+        script.ask(
+            "open",
+            json!({ "device": "d", "connectionString": connection_string, "ca": ca, "transport": "AmqpWs" }),
+        );
+        script.ask("send", json!({ "device": "d", "messages": [{ "body": base64(b"framed") }] }));
+        assert_eq!(stored(&hub, 1), ["framed"]);
+        script.ask("listen", json!({ "device": "d" }));
+        hub.command_output(&["send", "d", "back"]);
+        let commands = script.ask("commands", json!({ "device": "d", "count": 1, "waitMs": PATIENCE_MS }));
+        assert_eq!(commands[0]["body"], base64(b"back"));
+        script.ask("close", json!({ "device": "d" }));
+    });
+}
+
+#[test]
+fn event_hubs_over_websockets() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        hub.service().create_device("d");
+        let (Some(mut device), Some(mut reader)) =
+            (Script::start("devices.js", &hub), Script::start("events.js", &hub))
+        else {
+            return;
+        };
+        let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
+        let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
+        device.ask(
+            "open",
+            json!({ "device": "d", "connectionString": connection_string, "ca": ca, "transport": "Mqtt" }),
+        );
+        let messages: Vec<Value> = (0..300).map(|_| json!({ "body": base64(&[7; 1000]) })).collect();
+        device.ask("send", json!({ "device": "d", "messages": messages }));
+        reader.ask(
+            "open",
+            json!({
+                "connectionString": hub.event_hub_connection_string(), "group": "$Default", "webSockets": true,
+            }),
+        );
+        let partitions = reader.ask("hub", json!({}))["partitions"].as_array().expect("a list").clone();
+        let is_used =
+            |partition: &&Value| reader.ask("partition", json!({ "partition": partition }))["empty"] == false;
+        let partition = partitions.iter().find(is_used).expect("something was sent").clone();
+        reader.ask("subscribe", json!({ "reader": "r", "partition": partition, "from": { "offset": "-1" } }));
+        let taken = reader.ask("take", json!({ "reader": "r", "count": 300, "waitMs": PATIENCE_MS }));
+        assert_eq!(taken["events"].as_array().expect("a list").len(), 300);
+        reader.ask("close", json!({}));
+    });
+}
+
+/// What paho needs to open a device.
+fn paho_open(hub: &Hub, device: &Device) -> Value {
+    let host = hub.host();
+    let token = sas::token(&format!("{host}/devices/{}", device.id), &device.key, sas::now_s() + 3600, None);
+    json!({
+        "clientId": device.id,
+        "host": host,
+        "caFile": hub.ca_file(),
+        "userName": format!("{host}/{}/?api-version=2021-04-12", device.id),
+        "password": token,
+    })
+}
+
+#[test]
+fn paho_sends_receives_and_is_refused() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let device = hub.service().create_device("plain");
+        for web_sockets in [false, true] {
+            let Some(mut paho) = Script::start("plain_mqtt.py", &hub) else { return };
+            let mut open = paho_open(&hub, &device);
+            open["webSockets"] = json!(web_sockets);
+            open["will"] = json!({ "topic": "devices/plain/messages/events/", "payload": "the will" });
+            assert_eq!(paho.ask("open", open.clone()), json!(["connect", 0, false]));
+            let send = |topic: &str, qos: u8| json!({ "clientId": "plain", "topic": topic, "qos": qos, "body": base64(b"telemetry") });
+            let before = stored_now(&hub).len();
+            paho.ask("publish", send("devices/plain/messages/events/", 1));
+            assert_eq!(stored_now(&hub).len(), before + 1, "durable before its acknowledgement");
+            paho.ask("publish", send("devices/plain/messages/events/a=b", 0));
+            stored(&hub, before + 2);
+            let subscribe = |filter: &str| json!({ "clientId": "plain", "filter": filter, "qos": 2 });
+            let refused = paho.ask("subscribe", subscribe("devices/+/messages/devicebound/#"));
+            assert_eq!(refused, json!(["subscribe", [128]]));
+            let granted = paho.ask("subscribe", subscribe("devices/plain/messages/devicebound/#"));
+            assert_eq!(granted, json!(["subscribe", [1]]));
+            hub.command_output(&["send", "plain", "go"]);
+            let message = paho.ask("message", json!({ "clientId": "plain" }));
+            assert_eq!((&message["body"], &message["qos"]), (&json!(base64(b"go")), &json!(1)));
+            let topic = message["topic"].as_str().expect("a topic");
+            assert!(
+                topic.starts_with("devices/plain/messages/devicebound/%24."),
+                "system keys stay encoded: {topic}"
+            );
+            // A second connection takes over, a foreign topic ends it, and its will is stored.
+            let Some(mut other) = Script::start("plain_mqtt.py", &hub) else { return };
+            assert_eq!(other.ask("open", open.clone())[1], 0);
+            assert_eq!(paho.ask("ended", json!({ "clientId": "plain" }))[0], "disconnect");
+            let wills = stored_now(&hub).iter().filter(|body| *body == "the will").count();
+            let foreign = other.ask("publish", send("devices/another/messages/events/", 1));
+            assert_eq!(foreign[0], "disconnect");
+            wait_until(Duration::from_secs(10), || {
+                let count = stored_now(&hub).iter().filter(|body| *body == "the will").count();
+                (count == wills + 1).then_some(())
+            })
+            .expect("the will is stored");
+            open["password"] = json!("SharedAccessSignature sr=x&sig=x&se=1");
+            let Some(mut stranger) = Script::start("plain_mqtt.py", &hub) else { return };
+            assert_ne!(stranger.ask("open", open)[1], 0);
+        }
+    });
+}
+
+#[test]
+fn mosquitto_sends_and_receives() {
+    run(Needs::LowPorts, || {
+        if Command::new("mosquitto_pub").arg("--help").stdout(Stdio::null()).status().is_err() {
+            return skip("mosquitto_pub is missing (Debian: mosquitto-clients)");
+        }
+        let hub = Hub::start(&["--cores", "2"]);
+        let device = hub.service().create_device("small");
+        let open = paho_open(&hub, &device);
+        let text = |name: &str| open[name].as_str().expect("a text").to_owned();
+        let command = |program: &str, more: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(["-h", &hub.host(), "-p", "8883", "-V", "mqttv311", "-i", "small"]);
+            command.args(["-u", &text("userName"), "-P", &text("password")]);
+            command.arg("--cafile").arg(hub.ca_file()).args(more);
+            command.output().expect("it was there a moment ago")
+        };
+        let topic = "devices/small/messages/events/$.ct=text%2Fplain&a=b";
+        let sent = command("mosquitto_pub", &["-q", "1", "-t", topic, "-m", "by hand"]);
+        assert!(sent.status.success(), "{sent:?}");
+        assert_eq!(stored(&hub, 1), ["by hand"]);
+        hub.command_output(&["send", "small", "look"]);
+        let filter = "devices/small/messages/devicebound/#";
+        let received = command("mosquitto_sub", &["-q", "1", "-t", filter, "-C", "1", "-W", "20"]);
+        assert_eq!(String::from_utf8_lossy(&received.stdout).trim(), "look", "{received:?}");
+        let refused = command("mosquitto_pub", &["-q", "2", "-t", topic, "-m", "no"]);
+        assert!(!refused.status.success(), "quality of service 2 is refused");
+        assert_eq!(stored_now(&hub), ["by hand"]);
+    });
+}
