@@ -13,6 +13,7 @@ use crate::entry::{BatchMade, Enqueued, Entry, EntryError, GivenBack, Removed};
 use crate::feedback::{Batch, Feedback};
 use crate::lock_queue::Item;
 use crate::request::{Receipt, SequenceNumber};
+use crate::subscriptions::Subscriptions;
 
 /// The commands and receipts of one partition.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Commands {
     pub queues: CommandQueues,
     /// What is told of it.
     pub feedback: Feedback,
+    /// Who has subscribed to its commands and keeps that while it is away.
+    pub subscriptions: Subscriptions,
     next_number: u64,
     receipt_ttl_ms: u64,
 }
@@ -31,6 +34,7 @@ impl Commands {
         Self {
             queues: CommandQueues::default(),
             feedback: Feedback::default(),
+            subscriptions: Subscriptions::default(),
             next_number: 0,
             receipt_ttl_ms,
         }
@@ -55,6 +59,10 @@ impl Commands {
             Entry::ReceiptsBatched(made) => self.make_batch(&made, now),
             Entry::BatchGivenBack { number, delivery_count } => self.give_batch_back(number, delivery_count),
             Entry::BatchRemoved { number } => self.remove_batch(number),
+            Entry::Subscribed { device, subscription } => {
+                self.subscriptions.put(&device, subscription);
+                Ok(())
+            }
             Entry::Registry(_) | Entry::Checkpoint { .. } | Entry::CheckpointDropped { .. } => {
                 unreachable!("the registry and the checkpoints take what is theirs")
             }
@@ -150,9 +158,10 @@ impl Commands {
         Ok(())
     }
 
-    /// The device was deleted: its queue is gone, and what was gathered of receipts. How many commands that was.
+    /// The device was deleted: its queue is gone, what was gathered of receipts, and its subscription. How many commands that was.
     pub fn drop_device(&mut self, device: &DeviceId) -> u32 {
         self.feedback.drop_device(device);
+        self.subscriptions.put(device, None);
         self.queues.drop_device(device)
     }
 
@@ -163,6 +172,7 @@ impl Commands {
             pending: self.feedback.pending().cloned().collect(),
             batches: self.feedback.batches.iter().cloned().collect(),
             queues: self.queues.share(),
+            subscriptions: self.subscriptions.clone(),
         }
     }
 
@@ -190,6 +200,8 @@ pub(crate) struct FrozenCommands {
     pub batches: Vec<Item<Batch>>,
     /// The queues.
     pub queues: Vec<(DeviceId, Arc<DeviceQueue>)>,
+    /// The standing subscriptions.
+    pub subscriptions: Subscriptions,
 }
 
 /// When something expires on the clock of this run, which no step of the wall clock moves: after what is left of its time,

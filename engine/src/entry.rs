@@ -14,10 +14,11 @@
 //! | 7 receipts batched | number (8), at (8), how many of the oldest (4) |
 //! | 8 batch given back | number (8), delivery count (1) |
 //! | 9 batch removed | number (8) |
+//! | 10 subscribed | device (text), what (1): 0 no longer, 1 without acknowledgements, 2 with them; then the address to the end |
 //!
 //! Times are milliseconds since 1970. Ack: 0 none, 1 positive, 2 negative, 3 full. Outcome: 0 success, 1 expired, 2 delivery count
 //! exceeded, 3 rejected, 4 purged. The deletion of a device (kind 1) ends its commands and the receipts that were gathered of
-//! it and are in no batch; no record says so once more.
+//! it and are in no batch, and its subscription; no record says so once more.
 
 mod blob;
 mod fields;
@@ -25,9 +26,11 @@ mod fields;
 use registry::{Change, ChangeError, ConsumerGroupId, DeviceId, GenerationId, KeySealer};
 
 use crate::command_queue::Command;
-use crate::request::{Outcome, SequenceNumber};
+use crate::request::{Outcome, SequenceNumber, Subscription};
 pub(crate) use blob::{Blob, Frozen};
-use fields::{Fields, ack_code, outcome_code, put_count, put_number, put_text};
+use fields::{
+    Fields, ack_code, outcome_code, put_count, put_number, put_subscription, put_text, subscription,
+};
 
 const REGISTRY: u8 = 1;
 const CHECKPOINT: u8 = 2;
@@ -38,6 +41,7 @@ const COMMAND_GIVEN_BACK: u8 = 6;
 const RECEIPTS_BATCHED: u8 = 7;
 const BATCH_GIVEN_BACK: u8 = 8;
 const BATCH_REMOVED: u8 = 9;
+const SUBSCRIBED: u8 = 10;
 
 /// One change to what a partition knows besides its events. Each says what is the case afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +79,13 @@ pub(crate) enum Entry {
     BatchRemoved {
         /// Which.
         number: SequenceNumber,
+    },
+    /// A device's standing subscription is another one now, or none.
+    Subscribed {
+        /// Whose.
+        device: DeviceId,
+        /// To what.
+        subscription: Option<Subscription>,
     },
 }
 
@@ -187,6 +198,11 @@ impl Entry {
                 out.push(BATCH_REMOVED);
                 put_number(out, number.0);
             }
+            Entry::Subscribed { device, subscription } => {
+                out.push(SUBSCRIBED);
+                put_text(out, device.as_str());
+                put_subscription(out, subscription.as_ref());
+            }
         }
     }
 
@@ -241,6 +257,10 @@ impl Entry {
                 Entry::BatchGivenBack { number: fields.sequence()?, delivery_count: fields.byte()? }
             }
             BATCH_REMOVED => Entry::BatchRemoved { number: fields.sequence()? },
+            SUBSCRIBED => {
+                let (device, code) = (fields.device()?, fields.byte()?);
+                Entry::Subscribed { device, subscription: subscription(code, fields.rest())? }
+            }
             kind => return Err(EntryError::Kind(kind)),
         };
         fields.end()?;
@@ -291,7 +311,7 @@ mod tests {
         bytes
     }
 
-    fn examples() -> [Entry; 9] {
+    fn examples() -> [Entry; 11] {
         let group = ConsumerGroupId(0x0102);
         let device = DeviceId::parse("p1").unwrap();
         let number = SequenceNumber(0x0304);
@@ -317,10 +337,15 @@ mod tests {
                 at_ms: 8,
                 numbers: vec![(number, true), (SequenceNumber(1), false)],
             }),
-            Entry::CommandGivenBack(GivenBack { device, number, delivery_count: 9 }),
+            Entry::CommandGivenBack(GivenBack { device: device.clone(), number, delivery_count: 9 }),
             Entry::ReceiptsBatched(BatchMade { number, made_ms: 10, receipt_count: 64 }),
             Entry::BatchGivenBack { number, delivery_count: 11 },
             Entry::BatchRemoved { number },
+            Entry::Subscribed { device: device.clone(), subscription: None },
+            Entry::Subscribed {
+                device,
+                subscription: Some(Subscription { address: "a/b".into(), needs_ack: true }),
+            },
         ]
     }
 
@@ -329,16 +354,18 @@ mod tests {
         for entry in examples() {
             let bytes = encode(&entry);
             assert_eq!(Entry::decode(&bytes, &sealer()), Ok(entry.clone()));
-            let head = bytes.len() - entry.body().len();
+            let has_open_end = matches!(entry, Entry::Subscribed { subscription: Some(_), .. });
+            let open = if has_open_end { 3 } else { entry.body().len() };
+            let head = bytes.len() - open;
             for length in 0..head {
                 assert!(Entry::decode(&bytes[..length], &sealer()).is_err());
             }
-            if entry.body().is_empty() {
+            if open == 0 {
                 let longer = [&bytes[..], &[0]].concat();
                 assert!(Entry::decode(&longer, &sealer()).is_err());
             }
         }
-        assert_eq!(Entry::decode(&[10], &sealer()), Err(EntryError::Kind(10)));
+        assert_eq!(Entry::decode(&[11], &sealer()), Err(EntryError::Kind(11)));
         let mut bytes = encode(&examples()[4]);
         bytes[4] = 5;
         assert_eq!(Entry::decode(&bytes, &sealer()), Err(EntryError::Value), "an unknown outcome");
@@ -361,6 +388,8 @@ mod tests {
         assert_eq!(bytes(6), [&[7], &number[..], &eight(10), &[64, 0, 0, 0]].concat());
         assert_eq!(bytes(7), [&[8], &number[..], &[11]].concat());
         assert_eq!(bytes(8), [&[9], &number[..]].concat());
+        assert_eq!(bytes(9), [&[10], &device[..], &[0]].concat());
+        assert_eq!(bytes(10), [&[10], &device[..], &[2], b"a/b"].concat());
         let codes = [Outcome::Success, Outcome::Expired, Outcome::DeliveryCountExceeded, Outcome::Rejected];
         assert_eq!(codes.map(outcome_code), [0, 1, 2, 3]);
         assert_eq!(outcome_code(Outcome::Purged), 4);
@@ -372,7 +401,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
         #[test]
-        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0..11_u8) {
+        fn no_bytes_make_decoding_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), kind in 0..12_u8) {
             let entry = [&[kind], &bytes[..]].concat();
             if let Ok(decoded) = Entry::decode(&entry, &sealer()) {
                 prop_assert_eq!(encode(&decoded), entry);
@@ -380,7 +409,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_entries_are_errors_or_others(example in 3..9_usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        fn damaged_entries_are_errors_or_others(example in 3..11_usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let mut entry = encode(&examples()[example]);
             let at = at.index(entry.len());
             entry[at] = byte;

@@ -38,6 +38,7 @@ pub mod request;
 mod sessions;
 pub mod shard;
 mod slots;
+mod subscriptions;
 
 pub use entry::EntryError;
 pub use segment_log::Now;

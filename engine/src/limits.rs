@@ -54,6 +54,9 @@ pub const RECEIVE_COUNT_MAX: u32 = 1000;
 /// Longest message id, in bytes [IoT Hub: iot-hub-devguide-messages-construct, 128 characters].
 pub const MESSAGE_ID_BYTES_MAX: usize = 128;
 
+/// Longest address of a subscription, bytes: the longest device id with every character escaped, and fixed words.
+pub const SUBSCRIPTION_BYTES_MAX: usize = 512;
+
 /// What each waiting command counts against the limit of waiting bytes besides its message: its place in memory.
 pub const COMMAND_OVERHEAD_BYTES: u64 = 128;
 

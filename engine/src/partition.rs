@@ -169,6 +169,10 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::Settle { holder, token, settlement } => {
                 self.settle(caller.connection, &holder, token, settlement, turn)
             }
+            Request::PutSubscription { session, subscription } => {
+                self.put_subscription(caller.connection, session, subscription, turn)
+            }
+            Request::FindSubscription { session } => self.find_subscription(caller.connection, session),
             Request::PurgeCommands { device } => self.purge_commands(&device, turn),
             Request::DescribeCommandQueue { device } => self.describe_command_queue(&device, turn),
             Request::PutCheckpoint { group, number, force, .. } => {

@@ -63,7 +63,10 @@ impl Request {
             | Request::Receive { receiver, .. }
             | Request::CancelReceive { receiver }
             | Request::CloseReceiver { receiver } => receiver.partition,
-            Request::CloseSession { session } | Request::OpenCommandReceiver { session } => session.partition,
+            Request::CloseSession { session }
+            | Request::OpenCommandReceiver { session }
+            | Request::PutSubscription { session, .. }
+            | Request::FindSubscription { session } => session.partition,
             Request::Append(block) => block.session.partition,
             Request::Read { reader, .. }
             | Request::CancelRead { reader }

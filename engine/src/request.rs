@@ -15,7 +15,7 @@ use registry::{ConsumerGroupId, DeviceId, ETag, GenerationId, PolicyName, Rights
 pub use bulk::DeviceChange;
 pub use command::{
     Ack, CommandDraft, CommandQueueStatus, Holder, LockToken, LockedCommand, LockedReceipts, Outcome,
-    Receipt, ReceiverId, Settlement,
+    Receipt, ReceiverId, Settlement, Subscription,
 };
 pub use error::{EngineError, UnauthorizedReason};
 pub use registry::DeviceDraft;
@@ -434,6 +434,19 @@ pub enum Request {
     /// ([`Notice::ReceiverEnded`]), and the end of the session ends it without a notice of its own.
     /// Reply: [`Reply::ReceiverOpened`].
     OpenCommandReceiver {
+        /// The device's session, of the same connection.
+        session: SessionId,
+    },
+    /// Remember what the session's device has subscribed to, across its connections, or that it no longer has.
+    /// Reply: [`Reply::Done`] once durable, or [`EngineError::SubscriptionTooLong`].
+    PutSubscription {
+        /// The device's session, of the same connection.
+        session: SessionId,
+        /// To what.
+        subscription: Option<Subscription>,
+    },
+    /// What the session's device has subscribed to. Reply: [`Reply::Subscription`], once what it shows is durable.
+    FindSubscription {
         /// The device's session, of the same connection.
         session: SessionId,
     },

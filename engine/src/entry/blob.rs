@@ -2,7 +2,7 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 1 | version, 2 |
+//! | 1 | version, 3 |
 //! | 8 | the journal's mark: the snapshot holds everything before this record |
 //! | 4 | number of checkpoints; of each the group (8) and the sequence number (8) |
 //! | 8 | the number that the next command or batch gets |
@@ -10,13 +10,15 @@
 //! | 4 | number of batches; of each number (8), made at (8), delivery count (1), number of receipts (4), each a receipt |
 //! | 4 | number of devices with commands; of each device (text), generation (8), number of commands (4) |
 //! | | of each command number (8), enqueued at (8), expires at (8), delivery count (1), ack (1), message id (text), length of the message (4), the bare message |
+//! | 4 | number of subscriptions; of each device (text), what (1), length of the address (4), the address |
 //!
-//! A receipt is device (text), generation (8), outcome (1), at (8), message id (text). Version 1 ends behind the checkpoints.
+//! A receipt is device (text), generation (8), outcome (1), at (8), message id (text). Version 1 ends behind the checkpoints,
+//! version 2 behind the commands.
 
 use registry::{ConsumerGroupId, GenerationId};
 use segment_log::Now;
 
-use super::fields::{Fields, ack_code, put_count, put_number, put_receipt, put_text};
+use super::fields::{Fields, ack_code, put_count, put_number, put_receipt, put_text, subscription};
 use super::{Enqueued, EntryError};
 use crate::checkpoints::Checkpoints;
 use crate::command_queue::Command;
@@ -25,6 +27,7 @@ use crate::request::SequenceNumber;
 
 const VERSION_1: u8 = 1;
 const VERSION_2: u8 = 2;
+const VERSION_3: u8 = 3;
 
 /// The state at one moment, to be written down on any thread.
 #[derive(Debug)]
@@ -40,14 +43,14 @@ pub(crate) struct Frozen {
 impl Frozen {
     /// Append the blob to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.push(VERSION_2);
+        out.push(VERSION_3);
         put_number(out, self.mark);
         put_count(out, self.checkpoints.iter().len());
         for (group, number) in self.checkpoints.iter() {
             put_number(out, group.0);
             put_number(out, number.0);
         }
-        let FrozenCommands { next_number, pending, batches, queues } = &self.commands;
+        let FrozenCommands { next_number, pending, batches, queues, subscriptions } = &self.commands;
         put_number(out, *next_number);
         put_count(out, pending.len());
         pending.iter().for_each(|receipt| put_receipt(out, receipt));
@@ -75,6 +78,13 @@ impl Frozen {
                 out.extend_from_slice(&item.content.message);
             }
         }
+        put_count(out, subscriptions.len());
+        for (device, subscription) in subscriptions.iter() {
+            put_text(out, device.as_str());
+            out.push(1 + u8::from(subscription.needs_ack));
+            put_count(out, subscription.address.len());
+            out.extend_from_slice(subscription.address.as_bytes());
+        }
     }
 }
 
@@ -97,15 +107,22 @@ impl Blob {
         }
         let mut fields = Fields(bytes);
         let version = fields.byte()?;
-        if ![VERSION_1, VERSION_2].contains(&version) {
+        if !(VERSION_1..=VERSION_3).contains(&version) {
             return Err(EntryError::Version(version));
         }
         blob.mark = fields.number()?;
         for _ in 0..fields.count()? {
             blob.checkpoints.put(ConsumerGroupId(fields.number()?), SequenceNumber(fields.number()?));
         }
-        if version == VERSION_2 {
+        if version >= VERSION_2 {
             decode_commands(&mut fields, commands, now)?;
+        }
+        if version >= VERSION_3 {
+            for _ in 0..fields.count()? {
+                let (device, code, length) = (fields.device()?, fields.byte()?, fields.count()? as usize);
+                let subscription = subscription(code, fields.bytes(length)?)?;
+                commands.subscriptions.put(&device, subscription);
+            }
         }
         fields.end()?;
         Ok(blob)
@@ -143,7 +160,7 @@ fn decode_commands(fields: &mut Fields<'_>, commands: &mut Commands, now: Now) -
 mod tests {
     use super::*;
     use crate::entry::{BatchMade, GivenBack, Removed};
-    use crate::request::{Ack, Outcome};
+    use crate::request::{Ack, Outcome, Subscription};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
     use registry::DeviceId;
@@ -189,6 +206,8 @@ mod tests {
         remove(&mut commands, "a", 2);
         let (device, number) = (DeviceId::parse("a").unwrap(), SequenceNumber(3));
         commands.give_back(&GivenBack { device, number, delivery_count: 7 }).unwrap();
+        let subscription = Subscription { address: "x/y".into(), needs_ack: true };
+        commands.subscriptions.put(&DeviceId::parse("b").unwrap(), Some(subscription));
         commands
     }
 
@@ -222,14 +241,14 @@ mod tests {
             let cut = Blob::decode(&bytes[..length], &mut Commands::new(1), NOW);
             assert_eq!(cut.err(), Some(EntryError::Length), "cut at {length}");
         }
-        let newer = Blob::decode(&[3], &mut Commands::new(1), NOW);
-        assert_eq!(newer.err(), Some(EntryError::Version(3)));
+        let newer = Blob::decode(&[4], &mut Commands::new(1), NOW);
+        assert_eq!(newer.err(), Some(EntryError::Version(4)));
         assert_eq!(Blob::decode(&[], &mut Commands::new(1), NOW).unwrap().mark, 0);
     }
 
     /// The bytes are on disk: they must never change without a new version.
     #[test]
-    fn the_form_is_frozen_and_version_1_still_opens() {
+    fn the_form_is_frozen_and_older_versions_still_open() {
         let eight = |value: u16| [value.to_le_bytes()[0], value.to_le_bytes()[1], 0, 0, 0, 0, 0, 0];
         let four = |value: u8| [value, 0, 0, 0];
         let front = [&eight(77)[..], &four(1), &eight(1), &eight(5)].concat();
@@ -261,7 +280,15 @@ mod tests {
             &four(1),
             &command(5, 1500, 0, 0, b"m5"),
         ];
-        assert_eq!(encode(&example()), version_2.concat());
+        let subscriptions = [&four(1)[..], &[1, b'b', 2], &four(3), b"x/y"].concat();
+        let mut version_3 = version_2.concat();
+        version_3[0] = 3;
+        version_3.extend(subscriptions);
+        assert_eq!(encode(&example()), version_3);
+
+        let mut commands = Commands::new(1);
+        Blob::decode(&version_2.concat(), &mut commands, NOW).unwrap();
+        assert_eq!((commands.next_number(), commands.subscriptions.len()), (SequenceNumber(7), 0));
 
         let mut commands = Commands::new(1);
         let blob = Blob::decode(&[&[1][..], &front].concat(), &mut commands, NOW).unwrap();

@@ -3,7 +3,7 @@
 use registry::{DeviceId, GenerationId};
 
 use super::EntryError;
-use crate::request::{Ack, Outcome, Receipt, SequenceNumber};
+use crate::request::{Ack, Outcome, Receipt, SequenceNumber, Subscription};
 
 /// Reads field after field.
 pub(super) struct Fields<'a>(pub &'a [u8]);
@@ -111,6 +111,28 @@ pub(super) fn put_receipt(out: &mut Vec<u8>, receipt: &Receipt) {
     out.push(outcome_code(receipt.outcome));
     put_number(out, receipt.at_ms);
     put_text(out, &receipt.message_id);
+}
+
+/// What a device has subscribed to: what (1), and the address behind it, whose length is the caller's to say.
+pub(super) fn put_subscription(out: &mut Vec<u8>, subscription: Option<&Subscription>) {
+    match subscription {
+        None => out.push(0),
+        Some(Subscription { address, needs_ack }) => {
+            out.push(1 + u8::from(*needs_ack));
+            out.extend_from_slice(address.as_bytes());
+        }
+    }
+}
+
+/// What [`put_subscription`] wrote.
+pub(super) fn subscription(code: u8, address: &[u8]) -> Result<Option<Subscription>, EntryError> {
+    let address = std::str::from_utf8(address).map_err(|_| EntryError::Value)?;
+    match code {
+        0 if address.is_empty() => Ok(None),
+        0 => Err(EntryError::Length),
+        1 | 2 => Ok(Some(Subscription { address: address.into(), needs_ack: code == 2 })),
+        _ => Err(EntryError::Value),
+    }
 }
 
 pub(super) const fn ack_code(ack: Ack) -> u8 {

@@ -12,13 +12,13 @@ use crate::access;
 use crate::command_queue::{Command, is_told};
 use crate::entry::{Enqueued, Entry, GivenBack, Removed};
 use crate::event_log::EventLog;
-use crate::limits::MESSAGE_ID_BYTES_MAX;
+use crate::limits::{MESSAGE_ID_BYTES_MAX, SUBSCRIPTION_BYTES_MAX};
 use crate::lock_queue::{Item, LockHolder, LockTerms};
 use crate::monitor::{MonitorEvent, Protocol};
 use crate::receivers::Source;
 use crate::request::{
     Ack, CommandDraft, ConnectionId, EngineError, Grant, Holder, LockToken, LockedCommand, Outcome, Reply,
-    SequenceNumber, Settlement,
+    SequenceNumber, SessionId, Settlement, Subscription,
 };
 
 impl<E: EventLog, S: Storage> Partition<E, S> {
@@ -250,6 +250,40 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         let device = device.clone();
         turn.out.monitor(MonitorEvent::CommandsEnded { at_ms, device, outcome, command_count });
         Ok(())
+    }
+
+    /// Remember what a session's device has subscribed to.
+    pub(super) fn put_subscription(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+        subscription: Option<Subscription>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Reply, EngineError> {
+        let bytes = subscription.as_ref().map_or(0, |subscription| subscription.address.len()) as u64;
+        if bytes > SUBSCRIPTION_BYTES_MAX as u64 {
+            return Err(EngineError::SubscriptionTooLong { bytes, bytes_max: SUBSCRIPTION_BYTES_MAX as u64 });
+        }
+        let device = self.device_of(connection, session)?;
+        if self.commands.subscriptions.find(&device) != subscription.as_ref() {
+            self.journal_command(Entry::Subscribed { device, subscription }, turn)?;
+        }
+        Ok(Reply::Done)
+    }
+
+    /// What a session's device has subscribed to.
+    pub(super) fn find_subscription(
+        &mut self,
+        connection: ConnectionId,
+        session: SessionId,
+    ) -> Result<Reply, EngineError> {
+        let device = self.device_of(connection, session)?;
+        Ok(Reply::Subscription(self.commands.subscriptions.find(&device).cloned()))
+    }
+
+    fn device_of(&mut self, connection: ConnectionId, session: SessionId) -> Result<DeviceId, EngineError> {
+        let session = self.sessions.find_mut(session, connection).map_err(EngineError::SessionEnded)?;
+        Ok(session.device.clone())
     }
 
     /// Append a change to the journal and, if that was taken, make it.

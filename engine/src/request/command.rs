@@ -216,6 +216,15 @@ pub enum Holder {
     },
 }
 
+/// A device's wish for its commands that holds while it is away, so that it need not be said again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// What the device called it; opaque to the engine, at most 512 bytes.
+    pub address: Box<str>,
+    /// Whether the device acknowledges.
+    pub needs_ack: bool,
+}
+
 /// How a device's queue stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandQueueStatus {

@@ -77,6 +77,14 @@ pub enum EngineError {
         /// The longest time to live.
         ttl_ms_max: u64,
     },
+    /// A subscription's address is longer than is kept.
+    #[error("a subscription's address of {bytes} bytes exceeds {bytes_max}")]
+    SubscriptionTooLong {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The lock has ended, was another's, or never was.
     #[error("the message's lock is lost")]
     LockLost,

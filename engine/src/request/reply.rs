@@ -4,7 +4,7 @@ use registry::{ConsumerGroupId, DeviceId, DeviceKeys, DeviceStatus, ETag, Genera
 
 use super::{
     CommandQueueStatus, EngineError, Grant, LockedCommand, LockedReceipts, PartitionId, ReaderId, ReceiverId,
-    SequenceNumber, SessionId,
+    SequenceNumber, SessionId, Subscription,
 };
 use crate::payload::SharedRecords;
 
@@ -149,6 +149,8 @@ pub enum Reply {
     Receipts(Vec<LockedReceipts>),
     /// How many commands were removed.
     CommandsPurged(u32),
+    /// What the device has subscribed to.
+    Subscription(Option<Subscription>),
     /// How the queue stands.
     CommandQueue(CommandQueueStatus),
     /// The policy.

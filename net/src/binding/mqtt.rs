@@ -15,7 +15,9 @@ mod topic;
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
-use engine::request::{AppendView, Caller, EngineError, Grant, Notice, Reply, Request, SessionId};
+use engine::request::{
+    AppendView, Caller, EngineError, Grant, Notice, Reply, Request, SessionId, Subscription,
+};
 use net_mqtt::{
     Config, Connect, ConnectCode, Connection, Draft, Event, Filters, Inbound, PacketId, Publish, Qos, Role,
     SubAck,
@@ -48,8 +50,10 @@ pub struct MqttBinding {
     /// Events on their way to the engine.
     flight: Flight,
     commands: Option<Box<Commands>>,
-    /// A SUBSCRIBE that is answered when the receiver is open.
+    /// A SUBSCRIBE or UNSUBSCRIBE in work; nothing more is read until it is answered.
     subscribing: Option<Box<Subscribing>>,
+    /// The device's subscription is kept while it is away.
+    is_persistent: bool,
     /// The device's session, once it is attached, also when the connection is about to end.
     session: Option<SessionId>,
     will: Option<Box<StoredWill>>,
@@ -76,15 +80,18 @@ enum Phase {
     Verified(DeviceId, Box<Grant>),
     /// The engine attaches the device.
     Attaching(DeviceId, u64),
+    /// The engine says what the device has subscribed to earlier, or forgets it.
+    Resuming(DeviceId),
     /// The device is attached.
     Attached(DeviceId),
     Finished,
 }
 
-/// What a SUBSCRIBE is answered with once its receiver is open.
+/// What a SUBSCRIBE or UNSUBSCRIBE is answered with, once its receiver is open and it is kept.
 struct Subscribing {
     id: PacketId,
-    codes: Vec<u8>,
+    /// None: it is an UNSUBSCRIBE.
+    codes: Option<Vec<u8>>,
 }
 
 /// What an answer of the engine is about; in the low bits of its token.
@@ -96,17 +103,19 @@ enum About {
     OpenReceiver,
     Receive,
     Settle,
+    Subscription,
     Nothing,
 }
 
 impl About {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Authenticate,
         Self::OpenSession,
         Self::Append,
         Self::OpenReceiver,
         Self::Receive,
         Self::Settle,
+        Self::Subscription,
         Self::Nothing,
     ];
 
@@ -130,6 +139,7 @@ impl MqttBinding {
             flight: Flight::default(),
             commands: None,
             subscribing: None,
+            is_persistent: false,
             session: None,
             will: None,
             unsent: VecDeque::new(),
@@ -174,8 +184,7 @@ impl MqttBinding {
             }
             Event::Subscribe(subscribe) => self.take_subscribe(subscribe.id, &subscribe.filters, output, hub),
             Event::Unsubscribe(unsubscribe) => {
-                self.take_unsubscribe(&unsubscribe.filters, hub);
-                self.connection.answer_unsubscribe(unsubscribe.id, output);
+                self.take_unsubscribe(unsubscribe.id, &unsubscribe.filters, output, hub);
             }
             Event::Disconnect => {
                 self.will = None;
@@ -192,6 +201,7 @@ impl MqttBinding {
             Err(code) => self.refuse(code, output),
             Ok(login) => {
                 self.will = login.will;
+                self.is_persistent = !login.clean_session;
                 self.phase = Phase::Authenticating(login.device);
                 self.ask(About::Authenticate, 0, login.question, hub);
             }
@@ -299,26 +309,67 @@ impl MqttBinding {
             (None, _) => self.connection.answer_subscribe(id, &codes, output),
             (Some((prefix, needs_ack)), Some(commands)) => {
                 commands.renew(prefix, needs_ack);
-                self.connection.answer_subscribe(id, &codes, output);
+                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
+                self.keep_subscription(output, hub);
             }
             (Some((prefix, needs_ack)), None) => {
-                self.commands = Some(Box::new(Commands::new(prefix, needs_ack)));
-                self.subscribing = Some(Box::new(Subscribing { id, codes }));
-                self.serial += 1;
-                self.ask(About::OpenReceiver, self.serial, Request::OpenCommandReceiver { session }, hub);
+                let commands = Commands::new(prefix, needs_ack);
+                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
+                self.open_receiver(commands, session, hub);
             }
         }
     }
 
-    fn take_unsubscribe(&mut self, filters: &Filters<'_>, hub: &mut Context<'_>) {
+    fn open_receiver(&mut self, commands: Commands, session: SessionId, hub: &mut Context<'_>) {
+        self.commands = Some(Box::new(commands));
+        self.serial += 1;
+        self.ask(About::OpenReceiver, self.serial, Request::OpenCommandReceiver { session }, hub);
+    }
+
+    /// The subscription is another one now: keep it, if that is wanted, then answer.
+    fn keep_subscription(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        match self.session {
+            Some(session) if self.is_persistent => {
+                let subscription = self.commands.as_ref().map(|commands| commands.subscription());
+                let request = Request::PutSubscription { session, subscription };
+                self.ask(About::Subscription, self.serial, request, hub);
+            }
+            _ => self.answer_subscribing(true, output, hub),
+        }
+    }
+
+    fn answer_subscribing(&mut self, is_granted: bool, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let Some(subscribing) = self.subscribing.take() else { return };
+        match subscribing.codes {
+            Some(codes) if is_granted => {
+                self.connection.answer_subscribe(subscribing.id, &codes, output);
+            }
+            Some(codes) => {
+                let refused = vec![SubAck::REFUSED; codes.len()];
+                self.connection.answer_subscribe(subscribing.id, &refused, output);
+            }
+            None => self.connection.answer_unsubscribe(subscribing.id, output),
+        }
+        self.receive(output, hub);
+    }
+
+    fn take_unsubscribe(
+        &mut self,
+        id: PacketId,
+        filters: &Filters<'_>,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
         let Phase::Attached(device) = &self.phase else { return };
         if !filters.iter().any(|(filter, _)| command_prefix(filter, device).is_some()) {
-            return;
+            return self.connection.answer_unsubscribe(id, output);
         }
         let receiver = self.commands.take().and_then(|commands| commands.receiver());
         if let Some(receiver) = receiver {
             self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
         }
+        self.subscribing = Some(Box::new(Subscribing { id, codes: None }));
+        self.keep_subscription(output, hub);
     }
 
     /// Ask for commands, if there is room for them.
@@ -353,20 +404,18 @@ impl MqttBinding {
             (About::OpenReceiver, Reply::ReceiverOpened(receiver)) => match &mut self.commands {
                 Some(commands) if is_current => {
                     commands.open(receiver);
-                    if let Some(subscribing) = self.subscribing.take() {
-                        self.connection.answer_subscribe(subscribing.id, &subscribing.codes, output);
+                    match self.subscribing {
+                        Some(_) => self.keep_subscription(output, hub),
+                        None => self.receive(output, hub),
                     }
-                    self.receive(output, hub);
                 }
                 _ => self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub),
             },
             (About::OpenReceiver, _) if is_current => {
                 self.commands = None;
-                if let Some(subscribing) = self.subscribing.take() {
-                    let codes = vec![SubAck::REFUSED; subscribing.codes.len()];
-                    self.connection.answer_subscribe(subscribing.id, &codes, output);
-                }
+                self.answer_subscribing(false, output, hub);
             }
+            (About::Subscription, reply) => self.take_subscription(reply, output, hub),
             (About::Receive, Reply::Commands(commands)) if is_current => {
                 let Some(mut open) = self.commands.take() else { return };
                 open.end_receive();
@@ -415,11 +464,32 @@ impl MqttBinding {
                 let end_s = expires_s.saturating_add(hub.hub.token_skew_s).saturating_add(1);
                 let left_ms = end_s.saturating_mul(1000).saturating_sub(hub.now.wall_ms);
                 self.expiry_ms = Some(hub.now.mono_ms.saturating_add(left_ms));
-                self.phase = Phase::Attached(device.clone());
+                self.phase = Phase::Resuming(device.clone());
                 self.session = Some(session);
-                self.connection.accept(false, hub.now.mono_ms, output);
+                let request = match self.is_persistent {
+                    true => Request::FindSubscription { session },
+                    false => Request::PutSubscription { session, subscription: None },
+                };
+                self.ask(About::Subscription, self.serial, request, hub);
             }
             reply => self.refuse(refusal(&reply), output),
+        }
+    }
+
+    /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.
+    fn take_subscription(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let (Phase::Resuming(device), Some(session)) = (&self.phase, self.session) else {
+            return self.answer_subscribing(matches!(reply, Reply::Done), output, hub);
+        };
+        let subscription = match reply {
+            Reply::Done => None,
+            Reply::Subscription(subscription) => subscription,
+            reply => return self.refuse(refusal(&reply), output),
+        };
+        self.phase = Phase::Attached(device.clone());
+        self.connection.accept(subscription.is_some(), hub.now.mono_ms, output);
+        if let Some(Subscription { address, needs_ack }) = subscription {
+            self.open_receiver(Commands::new(&address, needs_ack), session, hub);
         }
     }
 

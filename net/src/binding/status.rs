@@ -51,6 +51,7 @@ impl Status {
                 (403_004, "DeviceMaximumQueueDepthExceeded", RESOURCE_LIMIT_EXCEEDED)
             }
             EngineError::CommandTooLarge { .. } => (413_001, "MessageTooLarge", LINK_MESSAGE_SIZE_EXCEEDED),
+            EngineError::SubscriptionTooLong { .. } => INVALID,
             EngineError::ExpiryInvalid { .. } => {
                 (403_009, "InvalidMessageExpiryTime", MS_ARGUMENT_OUT_OF_RANGE)
             }

@@ -1,7 +1,7 @@
 //! Commands on their way to the device: received from its queue under a lock, sent, and completed when the device says
 //! that it has them.
 
-use engine::request::{Holder, LockToken, LockedCommand, ReceiverId, Request, Settlement};
+use engine::request::{Holder, LockToken, LockedCommand, ReceiverId, Request, Settlement, Subscription};
 use net_mqtt::{Connection, Draft, PacketId};
 
 use super::bag::encode_command;
@@ -31,6 +31,11 @@ impl Commands {
     pub fn renew(&mut self, prefix: &str, needs_ack: bool) {
         self.prefix = prefix.into();
         self.needs_ack = needs_ack;
+    }
+
+    /// What is kept of it while the device is away.
+    pub fn subscription(&self) -> Subscription {
+        Subscription { address: self.prefix.clone(), needs_ack: self.needs_ack }
     }
 
     /// Its receiver, once it is open.

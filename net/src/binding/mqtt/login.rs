@@ -15,6 +15,8 @@ use crate::binding::{Context, Transport, token};
 pub struct Login {
     /// Who it says that it is.
     pub device: DeviceId,
+    /// Whether its subscription of earlier connections is to be forgotten.
+    pub clean_session: bool,
     /// What is published when the connection breaks.
     pub will: Option<Box<StoredWill>>,
     /// Whether it is so.
@@ -65,7 +67,7 @@ impl Login {
                 Target::Twin { .. } | Target::Foreign => return Err(ConnectCode::NotAuthorized),
             },
         };
-        Ok(Self { device, will, question })
+        Ok(Self { device, clean_session: connect.clean_session, will, question })
     }
 }
 

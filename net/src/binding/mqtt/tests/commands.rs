@@ -2,7 +2,7 @@
 
 use engine::request::{Ack, CommandDraft, CommandQueueStatus, Reply, Request};
 use net_amqp::{MessageBuilder, Properties, Value};
-use net_mqtt::{PacketId, Qos};
+use net_mqtt::{Connect, PacketId, Qos};
 use registry::DeviceId;
 
 use super::hub::{Hub, Seen};
@@ -175,4 +175,62 @@ fn a_full_engine_forgets_no_settlement() {
         hub.advance(10);
     }
     assert_eq!((hub.busy_count, queue(&mut hub)), (0, status(0, 0)));
+}
+
+/// A connection that keeps its subscription, or does not; whether the hub knew one.
+fn connect(hub: &mut Hub, clean_session: bool) -> (usize, bool) {
+    let token = hub.device_token("d", 1);
+    let wire = hub.accept();
+    let end = &mut hub.wires[wire];
+    let connect = Connect {
+        clean_session,
+        user_name: Some("plant7.example/d/"),
+        password: Some(token.as_bytes()),
+        ..Connect::new("d")
+    };
+    end.client.connect(&connect, 0, &mut end.to_hub);
+    hub.run();
+    match hub.wires[wire].seen.pop_front() {
+        Some(Seen::ConnAck(0, is_known)) => (wire, is_known),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_subscription_is_kept_for_a_device_that_wants_it() {
+    let mut hub = hub();
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(!is_known);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    hub.hang_up(wire);
+    send(&mut hub, 1);
+
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(is_known);
+    let seen = commands(&mut hub, wire);
+    assert!(matches!(seen[..], [(1, Some(_))]), "without another SUBSCRIBE: {seen:?}");
+    acknowledge(&mut hub, wire, seen[0].1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtMostOnce)]);
+    hub.hang_up(wire);
+
+    hub.reopen();
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(is_known, "over a restart of the hub too");
+    send(&mut hub, 2);
+    assert_eq!(commands(&mut hub, wire), [(2, None)]);
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
+    hub.hang_up(wire);
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(!is_known);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+
+    let (_, is_known) = connect(&mut hub, true);
+    assert!(!is_known, "a clean session forgets");
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(!is_known);
+    send(&mut hub, 3);
+    assert!(hub.seen(wire).is_empty());
 }

@@ -11,7 +11,7 @@ use net_amqp::{Body, Sections};
 use net_mqtt::{Config, Connect, Connection, Event, Inbound, PacketId, Qos, Role};
 use registry::{ConsumerGroupId, DataKey, DeviceId, DeviceKey, DeviceStatus, KeyForm, sas};
 use segment_log::Now;
-use segment_log::storage::sim::{SimDisk, SimStorage};
+use segment_log::storage::sim::{PowerCut, SimDisk, SimStorage};
 
 use crate::binding::mqtt::MqttBinding;
 use crate::binding::{Binding, Closing, Context, HubInfo, Transport};
@@ -76,6 +76,7 @@ pub struct Wire {
 }
 
 pub struct Hub {
+    disk: SimDisk,
     pub shard: Shard<SimStorage>,
     pub info: HubInfo,
     pub now: Now,
@@ -100,17 +101,28 @@ fn draft(id: &str, number: u8, status: DeviceStatus) -> DeviceDraft {
     }
 }
 
+fn open(disk: &SimDisk, now: Now) -> Shard<SimStorage> {
+    let config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
+    let storage = PartitionStorage {
+        id: PartitionId(0),
+        events: disk.storage("events"),
+        journal: disk.storage("journal"),
+    };
+    Shard::open(config, vec![storage], now, [3; 32]).unwrap().0
+}
+
 impl Hub {
+    /// The power fails, and the hub is started again.
+    pub fn reopen(&mut self) {
+        self.disk = self.disk.after_power_cut(PowerCut { seed: 5, sector_bytes: 512, garbage: true });
+        self.shard = open(&self.disk, self.now);
+        self.run();
+    }
+
     pub fn new() -> Self {
         let disk = SimDisk::new(1);
-        let config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
         let now = Now { wall_ms: 1_795_000_000_000, mono_ms: 1000 };
-        let storage = PartitionStorage {
-            id: PartitionId(0),
-            events: disk.storage("events"),
-            journal: disk.storage("journal"),
-        };
-        let (shard, _) = Shard::open(config, vec![storage], now, [3; 32]).unwrap();
+        let shard = open(&disk, now);
         let info = HubInfo {
             name: "plant7".to_owned(),
             host_names: vec!["plant7.example".to_owned()],
@@ -120,6 +132,7 @@ impl Hub {
             administration_token: SecretText::new("administrator"),
         };
         let mut hub = Self {
+            disk,
             shard,
             info,
             now,
