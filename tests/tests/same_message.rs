@@ -1,0 +1,120 @@
+//! One message by every protocol, read by one Event Hubs client: every property is in the same place.
+#![forbid(unsafe_code)]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use tests::clients::Script;
+use tests::hub::{Hub, PARTITION_COUNT};
+use tests::namespace::{Needs, run};
+
+const PATIENCE_MS: u64 = 20_000;
+
+/// What each device sends, in the words of the scripts.
+fn message() -> Value {
+    json!({
+        "body": BASE64.encode([0, 159, 146, 150, 255]),
+        "messageId": "m-1",
+        "correlationId": "c-1",
+        "contentType": "application/json",
+        "contentEncoding": "utf-8",
+        "properties": { "plain": "value", "with space & more": "a=b+c/d%20", "unicode ä": "€", "empty": "" },
+    })
+}
+
+/// How a device comes: the script, the device's id, and what the script needs to open it besides.
+const WAYS: [(&str, &str, &str); 6] = [
+    ("devices.js", "node-amqp", "Amqp"),
+    ("devices.js", "node-amqp-ws", "AmqpWs"),
+    ("devices.js", "node-mqtt", "Mqtt"),
+    ("devices.js", "node-mqtt-ws", "MqttWs"),
+    ("device.py", "python-mqtt", "Mqtt"),
+    ("device.py", "python-mqtt-ws", "MqttWs"),
+];
+
+/// What a reader sees of an event but for what differs between any two: its place, its time and its device, which the AMQP
+/// package also writes into `to`.
+fn comparable(mut event: Value) -> Value {
+    for name in ["sequence", "offset", "enqueuedMs"] {
+        event.as_object_mut().expect("an object").remove(name);
+    }
+    for name in [
+        "iothub-connection-device-id",
+        "iothub-connection-auth-generation-id",
+        "iothub-enqueuedtime",
+        "x-opt-sequence-number",
+        "x-opt-offset",
+        "x-opt-enqueued-time",
+    ] {
+        if let Some(system) = event["system"].as_object_mut() {
+            system.remove(name);
+        }
+    }
+    for part in ["system", "raw"] {
+        if let Some(part) = event[part].as_object_mut() {
+            part.remove("to");
+        }
+    }
+    event
+}
+
+#[test]
+fn every_protocol_puts_every_property_in_the_same_place() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
+        let mut expected_count = 0;
+        for (script, device, transport) in WAYS {
+            hub.service().create_device(device);
+            let Some(mut client) = Script::start(script, &hub) else { continue };
+            client.ask(
+                "open",
+                json!({
+                    "device": device,
+                    "connectionString": hub.command_output(&["connection-string", "--device", device]),
+                    "ca": ca,
+                    "caFile": hub.ca_file(),
+                    "transport": transport,
+                    "webSockets": transport.ends_with("Ws"),
+                }),
+            );
+            client.ask("send", json!({ "device": device, "messages": [message()] }));
+            client.ask("close", json!({ "device": device }));
+            expected_count += 1;
+        }
+        let Some(mut reader) = Script::start("events.js", &hub) else { return };
+        reader.ask(
+            "open",
+            json!({ "connectionString": hub.event_hub_connection_string(), "group": "$Default" }),
+        );
+        let mut events = Vec::new();
+        for partition in 0..PARTITION_COUNT {
+            let partition = partition.to_string();
+            let status = reader.ask("partition", json!({ "partition": partition }));
+            if status["empty"] == true {
+                continue;
+            }
+            let count = status["last"].as_u64().expect("a number") + 1;
+            reader.ask(
+                "subscribe",
+                json!({ "reader": partition, "partition": partition, "from": { "offset": "-1" } }),
+            );
+            let taken =
+                reader.ask("take", json!({ "reader": partition, "count": count, "waitMs": PATIENCE_MS }));
+            events.extend(taken["events"].as_array().expect("a list").clone());
+        }
+        assert_eq!(events.len(), expected_count);
+        let device = |event: &Value| event["system"]["iothub-connection-device-id"].to_string();
+        events.sort_by_key(device);
+        let first = comparable(events[0].clone());
+        let wanted = message();
+        for name in ["body", "messageId", "correlationId", "contentType", "properties"] {
+            assert_eq!(first[name], wanted[name], "{name} of {first}");
+        }
+        assert_eq!(first["raw"]["contentEncoding"], "utf-8", "{first}");
+        for event in events {
+            let name = device(&event);
+            assert_eq!(comparable(event), first, "{name} on the left");
+        }
+    });
+}
