@@ -4,7 +4,7 @@
 //! An upgraded connection is a [`WebSocketBinding`] around the binding that the subprotocol asks for. The inner one sees a
 //! byte stream, as it does without frames.
 
-use engine::request::{Notice, Reply};
+use engine::request::{Appended, Notice, Reply};
 use net_http::websocket::{CloseCode, Opening, OpeningError, WebSocket, frame_from};
 use net_http::{Head, Target};
 use registry::DeviceId;
@@ -195,6 +195,10 @@ impl Binding for WebSocketBinding {
 
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.with_held(output, hub, |inner, output, hub| inner.handle_reply(token, reply, output, hub));
+    }
+
+    fn handle_appended(&mut self, appended: &[Appended], output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        self.with_held(output, hub, |inner, output, hub| inner.handle_appended(appended, output, hub));
     }
 
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {
