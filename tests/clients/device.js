@@ -98,11 +98,9 @@ serve({
   async command({ device, settle, waitMs }) {
     const { client, commands } = clients.get(device);
     const deadline = Date.now() + waitMs;
-    client.removeAllListeners('message');
-    client.on('message', (received) => commands.push(received));
+    // Once: what a poll brings while nobody listens would stay locked for a minute.
+    if (client.listenerCount('message') === 0) client.on('message', (received) => commands.push(received));
     while (commands.length === 0 && Date.now() < deadline) await new Promise((done) => setTimeout(done, 10));
-    // It polls only while somebody listens.
-    client.removeAllListeners('message');
     const received = commands.shift();
     if (!received) return null;
     const result = await client[settle](received);
