@@ -115,6 +115,8 @@ enum End {
 enum Progress {
     /// Nothing to do.
     Nothing,
+    /// Nothing to do, and the socket was not asked, because too much waits for the peer.
+    Paused,
     /// Something was done; there may be more.
     Some,
     /// So much that others on this core come first.
@@ -165,8 +167,10 @@ impl Pump<'_> {
             match progress {
                 Progress::Failed(error) => return Poll::Ready(Some(End::Failed(error))),
                 Progress::Some => {}
+                // The socket has taken what was in the way, and nobody has asked it for input since: nothing would wake us.
+                Progress::Paused if !self.is_paused() => {}
                 Progress::Much => return Poll::Ready(None),
-                Progress::Nothing => {
+                Progress::Nothing | Progress::Paused => {
                     if let Some(core) = self.destination() {
                         return Poll::Ready(Some(End::Leaves(core)));
                     }
@@ -189,8 +193,11 @@ impl Pump<'_> {
             self.deliver(first);
             progress = Progress::Some;
         }
-        if !self.stack.wants_input() || self.pending.len() > PENDING_PAUSES_READING_BYTES {
+        if !self.stack.wants_input() {
             return progress;
+        }
+        if self.is_paused() {
+            return if matches!(progress, Progress::Nothing) { Progress::Paused } else { progress };
         }
         if !self.stack.has_spoken() && self.shared.gate.poll_pass(&mut self.ticket, task).is_pending() {
             return progress;
@@ -301,6 +308,11 @@ impl Pump<'_> {
             return None;
         }
         handoff::destination(self.shared, &self.stack)
+    }
+
+    /// Whether so much waits for the peer that nothing is read from it.
+    fn is_paused(&self) -> bool {
+        self.pending.len() > PENDING_PAUSES_READING_BYTES
     }
 
     fn is_stalled(&self) -> bool {
