@@ -245,6 +245,44 @@ fn commands_settlements_and_receipts_survive_a_power_cut_at_every_operation() {
     }
 }
 
+#[test]
+fn nothing_is_handed_out_before_it_is_durable() {
+    let mut world = World::new(1);
+    world.create(0);
+    let by = connection(1);
+    let receiver = world.open_receipts(by);
+    world.disk.set_delayed(true);
+    let enqueue = World::enqueue_request(0, b"go", Ack::Full, None, world.now.wall_ms);
+    let enqueued = world.send(connection(ADMIN), enqueue);
+    let mut polls = Vec::new();
+    while !world.replies.contains_key(&enqueued) {
+        polls.push(world.send(connection(7), World::poll_command_request(0, None)));
+        world.turn();
+        assert!(world.replies.contains_key(&enqueued) || world.disk.step());
+    }
+    assert!(polls.len() > 1, "nothing was on its way");
+    for poll in polls {
+        assert!(matches!(world.take(poll), Some(Reply::Commands(commands)) if commands.is_empty()));
+    }
+    let command = world.poll_command(0).expect("it is durable");
+    world.settle_polled(0, command.token, Settlement::Complete).unwrap();
+
+    // A batch of receipts is made in the turn in which it is due. What is answered after that waits for it.
+    world.pass(15_000);
+    world.turn();
+    assert_eq!(world.shard.counters().receipt_batches_made, 1);
+    let waiting = world.send(by, Request::Receive { receiver, count_max: 1 });
+    let durable = world.send(connection(ADMIN), Request::FindDevice { device: device(0) });
+    world.turn();
+    assert!(!world.replies.contains_key(&durable), "nothing was on its way");
+    while !world.replies.contains_key(&durable) {
+        assert!(!world.replies.contains_key(&waiting), "received before it was durable");
+        assert!(world.disk.step());
+        world.turn();
+    }
+    assert!(matches!(world.take(waiting), Some(Reply::Receipts(batches)) if batches.len() == 1));
+}
+
 /// Send and complete commands, a hundred at a time, to devices of which a few never answer.
 fn churn(config: ShardConfig, count: u64) {
     let mut world = World::open(SimDisk::new(4), config, Now { wall_ms: START_MS, mono_ms: 0 });

@@ -71,7 +71,7 @@ impl World {
         Request::ReceiveCommand { device, grant: hub_grant(), protocol, lock_timeout_ms }
     }
 
-    fn poll_command(&mut self, number: usize) -> Option<LockedCommand> {
+    pub fn poll_command(&mut self, number: usize) -> Option<LockedCommand> {
         match self.ask(connection(7), World::poll_command_request(number, None)) {
             Reply::Commands(mut commands) => commands.pop(),
             reply => panic!("{reply:?}"),
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    fn settle_polled(
+    pub fn settle_polled(
         &mut self,
         number: usize,
         token: LockToken,
