@@ -2,6 +2,7 @@
 'use strict';
 
 const { Client } = require('azure-iothub');
+const { AmqpWs } = require('azure-iothub/dist/amqp_ws.js');
 const { Message } = require('azure-iot-common');
 const { serve } = require('./lines.js');
 
@@ -19,8 +20,8 @@ function message(wanted) {
 }
 
 serve({
-  async open({ connectionString }) {
-    client = Client.fromConnectionString(connectionString);
+  async open({ connectionString, webSockets }) {
+    client = Client.fromConnectionString(connectionString, webSockets ? AmqpWs : undefined);
     await client.open();
   },
 
