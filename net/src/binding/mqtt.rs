@@ -10,18 +10,14 @@ mod commands;
 mod flight;
 mod limits;
 mod login;
+mod subscribing;
 mod topic;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
-use engine::request::{
-    AppendView, Caller, EngineError, Grant, Notice, Reply, Request, SessionId, Subscription,
-};
-use net_mqtt::{
-    Config, Connect, ConnectCode, Connection, Draft, Event, Filters, Inbound, PacketId, Publish, Qos, Role,
-    SubAck,
-};
+use engine::request::{AppendView, Caller, EngineError, Grant, Notice, Reply, Request, SessionId};
+use net_mqtt::{Config, Connect, ConnectCode, Connection, Draft, Event, Inbound, Publish, Role};
 use registry::DeviceId;
 
 use super::{Binding, Closing, Context};
@@ -29,7 +25,8 @@ use bag::RETAIN_PROPERTY;
 use commands::Commands;
 use flight::Flight;
 use login::{Login, StoredWill, protocol};
-use topic::{Target, command_prefix};
+use subscribing::Subscribing;
+use topic::Target;
 
 /// The settings of every MQTT connection.
 static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
@@ -85,13 +82,6 @@ enum Phase {
     /// The device is attached.
     Attached(DeviceId),
     Finished,
-}
-
-/// What a SUBSCRIBE or UNSUBSCRIBE is answered with, once its receiver is open and it is kept.
-struct Subscribing {
-    id: PacketId,
-    /// None: it is an UNSUBSCRIBE.
-    codes: Option<Vec<u8>>,
 }
 
 /// What an answer of the engine is about; in the low bits of its token.
@@ -285,93 +275,6 @@ impl MqttBinding {
         }
     }
 
-    /// The only subscription that a device can have here is to its commands. The others are refused one by one; those
-    /// to twins and methods, which this hub does not have, among them.
-    fn take_subscribe(
-        &mut self,
-        id: PacketId,
-        filters: &Filters<'_>,
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) {
-        let (Phase::Attached(device), Some(session)) = (&self.phase, self.session) else { return };
-        let mut wanted = None;
-        let code = |(filter, qos): (_, Qos)| match command_prefix(filter, device) {
-            None => SubAck::REFUSED,
-            Some(prefix) => {
-                let granted = qos.min(Qos::AtLeastOnce);
-                wanted = Some((prefix, granted == Qos::AtLeastOnce));
-                granted as u8
-            }
-        };
-        let codes: Vec<u8> = filters.iter().map(code).collect();
-        match (wanted, &mut self.commands) {
-            (None, _) => self.connection.answer_subscribe(id, &codes, output),
-            (Some((prefix, needs_ack)), Some(commands)) => {
-                commands.renew(prefix, needs_ack);
-                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
-                self.keep_subscription(output, hub);
-            }
-            (Some((prefix, needs_ack)), None) => {
-                let commands = Commands::new(prefix, needs_ack);
-                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
-                self.open_receiver(commands, session, hub);
-            }
-        }
-    }
-
-    fn open_receiver(&mut self, commands: Commands, session: SessionId, hub: &mut Context<'_>) {
-        self.commands = Some(Box::new(commands));
-        self.serial += 1;
-        self.ask(About::OpenReceiver, self.serial, Request::OpenCommandReceiver { session }, hub);
-    }
-
-    /// The subscription is another one now: keep it, if that is wanted, then answer.
-    fn keep_subscription(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        match self.session {
-            Some(session) if self.is_persistent => {
-                let subscription = self.commands.as_ref().map(|commands| commands.subscription());
-                let request = Request::PutSubscription { session, subscription };
-                self.ask(About::Subscription, self.serial, request, hub);
-            }
-            _ => self.answer_subscribing(true, output, hub),
-        }
-    }
-
-    fn answer_subscribing(&mut self, is_granted: bool, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let Some(subscribing) = self.subscribing.take() else { return };
-        match subscribing.codes {
-            Some(codes) if is_granted => {
-                self.connection.answer_subscribe(subscribing.id, &codes, output);
-            }
-            Some(codes) => {
-                let refused = vec![SubAck::REFUSED; codes.len()];
-                self.connection.answer_subscribe(subscribing.id, &refused, output);
-            }
-            None => self.connection.answer_unsubscribe(subscribing.id, output),
-        }
-        self.receive(output, hub);
-    }
-
-    fn take_unsubscribe(
-        &mut self,
-        id: PacketId,
-        filters: &Filters<'_>,
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) {
-        let Phase::Attached(device) = &self.phase else { return };
-        if !filters.iter().any(|(filter, _)| command_prefix(filter, device).is_some()) {
-            return self.connection.answer_unsubscribe(id, output);
-        }
-        let receiver = self.commands.take().and_then(|commands| commands.receiver());
-        if let Some(receiver) = receiver {
-            self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
-        }
-        self.subscribing = Some(Box::new(Subscribing { id, codes: None }));
-        self.keep_subscription(output, hub);
-    }
-
     /// Ask for commands, if there is room for them.
     fn receive(&mut self, output: &[u8], hub: &mut Context<'_>) {
         if self.is_stopping || self.subscribing.is_some() || hub.output_is_full(output) {
@@ -473,23 +376,6 @@ impl MqttBinding {
                 self.ask(About::Subscription, self.serial, request, hub);
             }
             reply => self.refuse(refusal(&reply), output),
-        }
-    }
-
-    /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.
-    fn take_subscription(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let (Phase::Resuming(device), Some(session)) = (&self.phase, self.session) else {
-            return self.answer_subscribing(matches!(reply, Reply::Done), output, hub);
-        };
-        let subscription = match reply {
-            Reply::Done => None,
-            Reply::Subscription(subscription) => subscription,
-            reply => return self.refuse(refusal(&reply), output),
-        };
-        self.phase = Phase::Attached(device.clone());
-        self.connection.accept(subscription.is_some(), hub.now.mono_ms, output);
-        if let Some(Subscription { address, needs_ack }) = subscription {
-            self.open_receiver(Commands::new(&address, needs_ack), session, hub);
         }
     }
 

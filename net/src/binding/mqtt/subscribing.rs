@@ -1,0 +1,127 @@
+//! The device's subscription to its commands: granted, kept while it is away, taken up again.
+
+use engine::request::{Reply, Request, SessionId, Subscription};
+use net_mqtt::{Filters, PacketId, Qos, SubAck};
+
+use super::commands::Commands;
+use super::topic::command_prefix;
+use super::{About, MqttBinding, Phase, refusal};
+use crate::binding::Context;
+
+/// What a SUBSCRIBE or UNSUBSCRIBE is answered with, once its receiver is open and it is kept.
+pub(super) struct Subscribing {
+    id: PacketId,
+    /// None: it is an UNSUBSCRIBE.
+    codes: Option<Vec<u8>>,
+}
+
+impl MqttBinding {
+    /// The only subscription that a device can have here is to its commands. The others are refused one by one; those
+    /// to twins and methods, which this hub does not have, among them.
+    pub(super) fn take_subscribe(
+        &mut self,
+        id: PacketId,
+        filters: &Filters<'_>,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
+        let (Phase::Attached(device), Some(session)) = (&self.phase, self.session) else { return };
+        let mut wanted = None;
+        let code = |(filter, qos): (_, Qos)| match command_prefix(filter, device) {
+            None => SubAck::REFUSED,
+            Some(prefix) => {
+                let granted = qos.min(Qos::AtLeastOnce);
+                wanted = Some((prefix, granted == Qos::AtLeastOnce));
+                granted as u8
+            }
+        };
+        let codes: Vec<u8> = filters.iter().map(code).collect();
+        match (wanted, &mut self.commands) {
+            (None, _) => self.connection.answer_subscribe(id, &codes, output),
+            (Some((prefix, needs_ack)), Some(commands)) => {
+                commands.renew(prefix, needs_ack);
+                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
+                self.keep_subscription(output, hub);
+            }
+            (Some((prefix, needs_ack)), None) => {
+                let commands = Commands::new(prefix, needs_ack);
+                self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
+                self.open_receiver(commands, session, hub);
+            }
+        }
+    }
+
+    fn open_receiver(&mut self, commands: Commands, session: SessionId, hub: &mut Context<'_>) {
+        self.commands = Some(Box::new(commands));
+        self.serial += 1;
+        self.ask(About::OpenReceiver, self.serial, Request::OpenCommandReceiver { session }, hub);
+    }
+
+    /// The subscription is another one now: keep it, if that is wanted, then answer.
+    pub(super) fn keep_subscription(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        match self.session {
+            Some(session) if self.is_persistent => {
+                let subscription = self.commands.as_ref().map(|commands| commands.subscription());
+                let request = Request::PutSubscription { session, subscription };
+                self.ask(About::Subscription, self.serial, request, hub);
+            }
+            _ => self.answer_subscribing(true, output, hub),
+        }
+    }
+
+    pub(super) fn answer_subscribing(
+        &mut self,
+        is_granted: bool,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
+        let Some(subscribing) = self.subscribing.take() else { return };
+        match subscribing.codes {
+            Some(codes) if is_granted => {
+                self.connection.answer_subscribe(subscribing.id, &codes, output);
+            }
+            Some(codes) => {
+                let refused = vec![SubAck::REFUSED; codes.len()];
+                self.connection.answer_subscribe(subscribing.id, &refused, output);
+            }
+            None => self.connection.answer_unsubscribe(subscribing.id, output),
+        }
+        self.receive(output, hub);
+    }
+
+    pub(super) fn take_unsubscribe(
+        &mut self,
+        id: PacketId,
+        filters: &Filters<'_>,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
+        let Phase::Attached(device) = &self.phase else { return };
+        if !filters.iter().any(|(filter, _)| command_prefix(filter, device).is_some()) {
+            return self.connection.answer_unsubscribe(id, output);
+        }
+        let receiver = self.commands.take().and_then(|commands| commands.receiver());
+        if let Some(receiver) = receiver {
+            self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
+        }
+        self.subscribing = Some(Box::new(Subscribing { id, codes: None }));
+        self.keep_subscription(output, hub);
+    }
+
+    /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.
+    pub(super) fn take_subscription(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let (Phase::Resuming(device), Some(session)) = (&self.phase, self.session) else {
+            return self.answer_subscribing(matches!(reply, Reply::Done), output, hub);
+        };
+        let subscription = match reply {
+            Reply::Done => None,
+            Reply::Subscription(subscription) => subscription,
+            reply => return self.refuse(refusal(&reply), output),
+        };
+        self.phase = Phase::Attached(device.clone());
+        self.connection.accept(subscription.is_some(), hub.now.mono_ms, output);
+        if let Some(Subscription { address, needs_ack }) = subscription {
+            self.open_receiver(Commands::new(&address, needs_ack), session, hub);
+        }
+    }
+}
