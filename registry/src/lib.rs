@@ -11,7 +11,7 @@
 //! use registry::{DataKey, DeviceDraft, DeviceId, KeySealer, Store};
 //!
 //! let sealer = KeySealer::new(&DataKey::generate(&mut |bytes| bytes.fill(7)));
-//! let (mut store, _) = Store::open(None, sealer).unwrap();
+//! let mut store = Store::open(None, sealer).unwrap();
 //! let pump = DeviceId::parse("pump-1").unwrap();
 //! let change = store.plan_create(DeviceDraft::new(pump.clone()), 1_700_000_000_000, &mut |bytes| bytes.fill(3)).unwrap();
 //! // Here the caller appends `change` to its journal.

@@ -169,7 +169,7 @@ impl SnapshotFile {
     }
 
     /// Length of the whole file.
-    pub(crate) fn bytes_len(&self) -> usize {
+    pub fn bytes_len(&self) -> usize {
         self.file().len()
     }
 

@@ -10,7 +10,7 @@ use crate::id::{ConsumerGroupId, DeviceId, GenerationId};
 use crate::layer::{Entry, Layer, Merged};
 use crate::policy::Policy;
 use crate::seal::KeySealer;
-use crate::snapshot::{FileBytes, Marks, SnapshotError, SnapshotFile, write_snapshot};
+use crate::snapshot::{Marks, SnapshotError, SnapshotFile, write_snapshot};
 
 /// Identities of one partition; in partition 0 also the hub's policies and consumer groups.
 ///
@@ -46,14 +46,13 @@ impl DeviceCount {
 }
 
 impl Store {
-    /// Open over a snapshot's bytes, or empty; also gives back the blob that the snapshot was taken with. The bytes are
-    /// verified whole before anything of them is used, and are kept for as long as the store serves from them (those of the
-    /// identities copied, where the blob is the larger part). Changes
-    /// made since the snapshot are to be applied next.
+    /// Open over a snapshot, or empty. Its bytes are kept for as long as the store serves from them; where the caller's blob
+    /// in it ([`SnapshotFile::extra`], to be read before) is the larger part, the identities are copied and the rest let go.
+    /// Changes made since the snapshot are to be applied next.
     ///
     /// # Errors
     /// See [`SnapshotError`]; the store is then to stay closed, for an empty one would let nobody in and forget everybody.
-    pub fn open(file: Option<FileBytes>, sealer: KeySealer) -> Result<(Self, Vec<u8>), SnapshotError> {
+    pub fn open(file: Option<SnapshotFile>, sealer: KeySealer) -> Result<Self, SnapshotError> {
         let mut store = Self {
             sealer,
             base: None,
@@ -63,20 +62,18 @@ impl Store {
             policies: Vec::new(),
             groups: vec![ConsumerGroup::builtin()],
         };
-        let Some(file) = file else { return Ok((store, Vec::new())) };
-        let file = SnapshotFile::open(file)?;
+        let Some(file) = file else { return Ok(store) };
         let (policies, groups) = file.hub_records(&store.sealer)?;
         policies.into_iter().for_each(|policy| store.apply(Change::PutPolicy(policy)));
         groups.into_iter().for_each(|group| store.apply(Change::PutConsumerGroup(group)));
         store.marks = file.marks();
-        let extra = file.extra().to_vec();
         // A blob that is larger than all identities is not kept in memory for their sake.
-        let is_mostly_extra = extra.len() > file.bytes_len() - extra.len();
+        let is_mostly_extra = file.extra().len() > file.bytes_len() / 2;
         store.base = Some(match is_mostly_extra {
             true => file.without_extra(|front| Arc::new(front.to_vec())),
             false => file,
         });
-        Ok((store, extra))
+        Ok(store)
     }
 
     /// Apply a change: one just planned, or one read back from a journal. Applying a change again that the store has seen
@@ -271,7 +268,7 @@ pub struct SnapshotJob {
 
 impl SnapshotJob {
     /// Fold everything into the bytes of a file. What the older file holds unchanged is copied as it lies, still sealed.
-    /// `write_extra` appends a blob of the caller's own, which [`Store::open`] gives back.
+    /// `write_extra` appends a blob of the caller's own, which [`SnapshotFile::extra`] gives back.
     ///
     /// # Errors
     /// An identity in the older file is damaged: the new one would silently lack it, so there is none.

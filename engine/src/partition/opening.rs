@@ -1,6 +1,6 @@
 //! Opening a partition: recovery of both logs, the snapshot, and the journal on top of it.
 
-use registry::{Change, FileBytes, KeySealer, Store, builtin_policies};
+use registry::{Change, KeySealer, SnapshotFile, Store, builtin_policies};
 use segment_log::Finding;
 use segment_log::storage::Storage;
 
@@ -55,12 +55,13 @@ fn try_open<S: Storage>(
     let (config, now) = (turn.config, turn.now);
     let sealer = KeySealer::new(&config.data_key);
 
-    let snapshot = journal_storage.read_file(SNAPSHOT_NAME)?.map(|file| file as FileBytes);
-    let snapshot_bytes = snapshot.as_ref().map_or(0, |file| (**file).as_ref().len() as u64);
-    let (mut store, extra) = Store::open(snapshot, sealer.clone())?;
+    let file = journal_storage.read_file(SNAPSHOT_NAME)?;
+    let snapshot = file.map(|file| SnapshotFile::open(file)).transpose()?;
+    let snapshot_bytes = snapshot.as_ref().map_or(0, |file| file.bytes_len() as u64);
     let mut commands = Commands::new(config.commands.receipt_ttl_ms);
-    let Blob { mark, mut checkpoints } = Blob::decode(&extra, &mut commands, now)?;
-    drop(extra);
+    let blob = snapshot.as_ref().map_or(&[][..], SnapshotFile::extra);
+    let Blob { mark, mut checkpoints } = Blob::decode(blob, &mut commands, now)?;
+    let mut store = Store::open(snapshot, sealer.clone())?;
     let options = JournalOptions {
         log: config.journal.clone(),
         sealer,

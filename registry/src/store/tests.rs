@@ -6,6 +6,7 @@ use crate::device::DeviceDraft;
 use crate::id::ETag;
 use crate::policy::builtin_policies;
 use crate::seal::DataKey;
+use crate::snapshot::FileBytes;
 
 mod model;
 
@@ -16,7 +17,18 @@ fn sealer() -> KeySealer {
 }
 
 fn empty() -> Store {
-    Store::open(None, sealer()).unwrap().0
+    Store::open(None, sealer()).unwrap()
+}
+
+fn open_with(
+    file: impl AsRef<[u8]> + Send + Sync + 'static,
+    sealer: KeySealer,
+) -> Result<Store, SnapshotError> {
+    Store::open(Some(SnapshotFile::open(Arc::new(file))?), sealer)
+}
+
+fn open(file: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Store, SnapshotError> {
+    open_with(file, sealer())
 }
 
 fn id(text: &str) -> DeviceId {
@@ -47,7 +59,7 @@ fn create(store: &mut Store, text: &str) -> Device {
 
 fn reopen(store: &mut Store) -> Store {
     let bytes = store.snapshot_job().run(|_| {}).unwrap();
-    Store::open(Some(Arc::new(bytes)), sealer()).unwrap().0
+    open(bytes).unwrap()
 }
 
 #[test]
@@ -185,20 +197,20 @@ fn damage_anywhere_in_a_file_is_found_before_it_is_served() {
         create(&mut store, text);
     }
     let good = store.snapshot_job().run(|file| file.extend_from_slice(b"marks")).unwrap();
-    assert_eq!(Store::open(Some(Arc::new(good.clone())), sealer()).unwrap().1, b"marks");
+    assert_eq!(SnapshotFile::open(Arc::new(good.clone())).unwrap().extra(), b"marks");
     for index in 0..good.len() {
         for bit in [0, 7] {
             let mut bad = good.clone();
             bad[index] ^= 1 << bit;
-            assert!(Store::open(Some(Arc::new(bad)), sealer()).is_err(), "byte {index}, bit {bit}");
+            assert!(open(bad).is_err(), "byte {index}, bit {bit}");
         }
     }
     for end in 0..good.len() {
-        assert!(Store::open(Some(Arc::new(good[..end].to_vec())), sealer()).is_err(), "cut at {end}");
+        assert!(open(good[..end].to_vec()).is_err(), "cut at {end}");
     }
     let other = KeySealer::new(&DataKey::from_bytes([2; 32]));
-    assert_eq!(Store::open(Some(Arc::new(good.clone())), other).err(), Some(SnapshotError::WrongDataKey));
-    let foreign = Store::open(Some(Arc::new(vec![0u8; 4096])), sealer()).err();
+    assert_eq!(open_with(good, other).err(), Some(SnapshotError::WrongDataKey));
+    let foreign = open(vec![0u8; 4096]).err();
     assert_eq!(foreign, Some(SnapshotError::NotASnapshot));
 }
 
@@ -220,7 +232,6 @@ fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
         create(&mut store, &format!("device-{index:02}"));
     }
     let good = store.snapshot_job().run(|_| {}).unwrap();
-    let open = |file: Vec<u8>| Store::open(Some(Arc::new(file)), sealer());
     assert!(open(rewritten(good.clone(), |_| ())).is_ok());
     assert_eq!(
         open(rewritten(good.clone(), |file| file[8] = 2)).err(),
@@ -230,7 +241,7 @@ fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
     // Whatever single byte is wrong: an error when opening or when reading, never a panic, never another device's keys.
     let truth: Vec<Device> = store.devices_after(None, 100).unwrap();
     for index in 128..good.len() {
-        let Ok((damaged, _)) = open(rewritten(good.clone(), |file| file[index] ^= 0x55)) else { continue };
+        let Ok(damaged) = open(rewritten(good.clone(), |file| file[index] ^= 0x55)) else { continue };
         let _ = damaged.devices_after(None, 100);
         for device in &truth {
             if let Ok(Some(found)) = damaged.device(&device.id) {
@@ -241,10 +252,25 @@ fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
     for at in (16..96).step_by(8) {
         for value in [u64::MAX, 1 << 40, good.len() as u64 + 1] {
             let bad = rewritten(good.clone(), |file| file[at..at + 8].copy_from_slice(&value.to_le_bytes()));
-            if let Ok((damaged, _)) = open(bad) {
+            if let Ok(damaged) = open(bad) {
                 let _ = damaged.devices_after(None, 100);
             }
         }
+    }
+}
+
+#[test]
+fn a_file_is_kept_for_its_identities_and_not_for_a_larger_blob() {
+    for (blob_bytes, is_kept) in [(10, true), (10_000, false)] {
+        let mut store = empty();
+        let made = create(&mut store, "a");
+        let bytes = store.snapshot_job().run(|file| file.resize(file.len() + blob_bytes, 7)).unwrap();
+        let bytes: FileBytes = Arc::new(bytes);
+        let file = SnapshotFile::open(bytes.clone()).unwrap();
+        assert_eq!(file.extra(), vec![7; blob_bytes]);
+        let store = Store::open(Some(file), sealer()).unwrap();
+        assert_eq!(Arc::strong_count(&bytes) > 1, is_kept, "{blob_bytes} bytes");
+        assert_eq!(store.device(&id("a")), Ok(Some(made)));
     }
 }
 
@@ -261,7 +287,7 @@ fn an_unaligned_file_is_served_all_the_same() {
     let file = store.snapshot_job().run(|_| {}).unwrap();
     for shift in 0..16 {
         let shifted = Shifted([vec![0; shift], file.clone()].concat(), shift);
-        let (store, _) = Store::open(Some(Arc::new(shifted)), sealer()).unwrap();
+        let store = open(shifted).unwrap();
         assert_eq!(store.device(&id("a")), Ok(Some(made.clone())));
     }
 }
@@ -305,7 +331,7 @@ fn opening_costs_nothing_per_device() {
     let bytes = store.snapshot_job().run(|_| {}).unwrap();
     let (written, file_bytes) = (started.elapsed(), bytes.len());
     let started = std::time::Instant::now();
-    let (opened, _) = Store::open(Some(Arc::new(bytes)), sealer()).unwrap();
+    let opened = open(bytes).unwrap();
     let opening = started.elapsed();
     let started = std::time::Instant::now();
     for index in (0..device_count).step_by(device_count as usize / 1000) {

@@ -207,8 +207,8 @@ impl World {
             }
             Step::Reopen => {
                 self.job = None;
-                let file = self.file.clone().map(|file| file as FileBytes);
-                self.store = Store::open(file, sealer()).unwrap().0;
+                let file = self.file.clone().map(|file| SnapshotFile::open(file).unwrap());
+                self.store = Store::open(file, sealer()).unwrap();
                 for bytes in &self.journal {
                     self.store.apply(Change::decode(bytes, &sealer()).unwrap());
                 }
