@@ -56,6 +56,10 @@ struct Arguments {
     /// Seconds of the measured window.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// A token for each connection's device alone, where each connection has one: then the hub may move it to that device's
+    /// core.
+    #[arg(long)]
+    device_tokens: bool,
     /// Without TLS, over the hub's plain port.
     #[arg(long)]
     plain: bool,
@@ -107,7 +111,8 @@ async fn measure(arguments: &Arguments, hub: &Hub, credential: &Credential) -> R
     let device_count = arguments.connections * arguments.devices;
     let ledger: SharedLedger = Rc::new(RefCell::new(Ledger::new(device_count)));
     let now_s = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?.as_secs();
-    let token = credential.sign(now_s + 86_400);
+    let expires_s = now_s + 86_400;
+    let token = credential.sign(None, expires_s);
     let tls = match arguments.plain {
         true => None,
         false => {
@@ -121,7 +126,10 @@ async fn measure(arguments: &Arguments, hub: &Hub, credential: &Credential) -> R
     for index in 0..arguments.connections {
         let config = GatewayConfig {
             host: credential.host.clone(),
-            token: token.clone(),
+            token: match arguments.device_tokens && arguments.devices == 1 {
+                true => credential.sign(Some(&device_id(index)), expires_s),
+                false => token.clone(),
+            },
             first_device: index * arguments.devices,
             device_count: arguments.devices,
             body_bytes: arguments.body_bytes,

@@ -35,9 +35,13 @@ impl Credential {
         Ok(Self { host: field("HostName")?, policy: field("SharedAccessKeyName")?, key })
     }
 
-    /// A token for the whole hub that ends at `expires_s`, seconds since 1970.
-    pub fn sign(&self, expires_s: u64) -> String {
-        let resource = utf8_percent_encode(&self.host, COMPONENT).to_string();
+    /// A token for the whole hub, or for one device, that ends at `expires_s`, seconds since 1970.
+    pub fn sign(&self, device: Option<&str>, expires_s: u64) -> String {
+        let resource = match device {
+            None => self.host.clone(),
+            Some(device) => format!("{}/devices/{device}", self.host),
+        };
+        let resource = utf8_percent_encode(&resource, COMPONENT).to_string();
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).expect("HMAC takes a key of any length");
         mac.update(format!("{resource}\n{expires_s}").as_bytes());
         let signature = STANDARD.encode(mac.finalize().into_bytes());

@@ -246,7 +246,7 @@ impl Stack {
     }
 
     /// See [`Binding::home`]. None while anything is under way that a move would have to carry.
-    pub fn home(&self) -> Option<&DeviceId> {
+    pub fn home(&self) -> Option<DeviceId> {
         match self.closing.is_none() && self.held.is_empty() && !self.is_detaching {
             true => self.binding.as_ref()?.home(),
             false => None,

@@ -171,7 +171,7 @@ impl Binding for AmqpBinding {
         self.with(output, hub, Peer::handle_turn_end);
     }
 
-    fn home(&self) -> Option<&DeviceId> {
+    fn home(&self) -> Option<DeviceId> {
         match self.peer.is_unattached() && self.shared.pending.is_empty() {
             true => self.shared.grants.sole_device(),
             false => None,

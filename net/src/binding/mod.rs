@@ -77,7 +77,7 @@ pub trait Binding: Send {
 
     /// The one device that the connection has proved to belong to, at a moment when the engine holds nothing for it and
     /// owes it nothing: it may move to that device's core now. None: it serves better where it is, or it is too late.
-    fn home(&self) -> Option<&DeviceId> {
+    fn home(&self) -> Option<DeviceId> {
         None
     }
 

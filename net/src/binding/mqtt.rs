@@ -475,9 +475,9 @@ impl Binding for MqttBinding {
         self.flight.trim();
     }
 
-    fn home(&self) -> Option<&DeviceId> {
+    fn home(&self) -> Option<DeviceId> {
         match &self.phase {
-            Phase::Verified(device, _) => Some(device),
+            Phase::Verified(device, _) => Some(device.clone()),
             _ => None,
         }
     }

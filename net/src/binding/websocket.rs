@@ -221,7 +221,7 @@ impl Binding for WebSocketBinding {
         self.with(output, hub, |inner, output, hub| inner.handle_turn_end(output, hub));
     }
 
-    fn home(&self) -> Option<&DeviceId> {
+    fn home(&self) -> Option<DeviceId> {
         self.inner.home().filter(|_| self.held.is_empty())
     }
 

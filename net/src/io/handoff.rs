@@ -34,7 +34,7 @@ pub(super) fn destination(shared: &Shared, stack: &Stack) -> Option<CoreId> {
     if shared.context.core_count == 1 {
         return None;
     }
-    let partition = device_partition(stack.home()?, shared.hub.partition_count);
+    let partition = device_partition(&stack.home()?, shared.hub.partition_count);
     let core = partition_core(partition, shared.context.core_count);
     (core != shared.context.core).then_some(core)
 }

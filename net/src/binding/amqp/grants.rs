@@ -63,11 +63,15 @@ impl Grants {
         })
     }
 
-    /// The device whose own token is the connection's only one.
-    pub fn sole_device(&self) -> Option<&DeviceId> {
+    /// The one device that the connection's only token is for: its own, or a policy's for that device alone.
+    pub fn sole_device(&self) -> Option<DeviceId> {
         let mut grants = self.by_resource.values();
-        match (grants.next()?, grants.next()) {
-            (Grant { principal: Principal::Device { device, .. }, .. }, None) => Some(device),
+        let (Some(grant), None) = (grants.next(), grants.next()) else { return None };
+        match (&grant.principal, grant.resource.as_slice()) {
+            (Principal::Device { device, .. }, _) => Some(device.clone()),
+            (Principal::Policy { .. }, [root, device, ..]) if root.eq_ignore_ascii_case("devices") => {
+                DeviceId::parse(device).ok()
+            }
             _ => None,
         }
     }
@@ -131,7 +135,7 @@ mod tests {
         let mut grants = Grants::new(4);
         grants.put(device("dev1", 10), "h").unwrap();
         assert!(grants.for_device(&id("dev1")).is_some());
-        assert_eq!(grants.sole_device(), Some(&id("dev1")));
+        assert_eq!(grants.sole_device(), Some(id("dev1")));
         for other in ["dev10", "dev", "Dev1"] {
             assert!(grants.for_device(&id(other)).is_none(), "{other}");
         }
@@ -144,6 +148,9 @@ mod tests {
         grants.put(policy(Rights::SERVICE_CONNECT, &["H"], 10), "h").unwrap();
         assert!(grants.for_service(&Resource::partition("g", "1", "h")).is_some());
         assert_eq!(grants.sole_device(), None);
+        let mut acting = Grants::new(4);
+        acting.put(policy(Rights::DEVICE_CONNECT, &["devices", "dev1"], 10), "h").unwrap();
+        assert_eq!(acting.sole_device(), Some(id("dev1")));
         assert!(grants.for_service(&Resource::management("h")).is_some());
         assert!(grants.for_device(&id("dev1")).is_none());
         let mut narrow = Grants::new(4);
