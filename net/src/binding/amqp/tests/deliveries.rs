@@ -58,6 +58,20 @@ fn a_stalled_engine_is_told_to_the_sender_in_the_end() {
     assert!(test.wire.binding.wants_input());
 }
 
+/// A disk that stands still costs no connection: heartbeats go both ways for as long as it takes, and then the answer.
+#[test]
+fn heartbeats_go_on_while_a_disk_stands_still() {
+    let mut test = Test::new();
+    let (link, _) = test.device();
+    test.wire.send(link, 0, false, &telemetry(b"x"));
+    test.run();
+    let (caller, ..) = test.script.appended.remove(0);
+    test.advance(900_000);
+    assert_eq!(test.settled(), []);
+    test.answer(caller, appended(0));
+    assert_eq!(test.settled(), [(1, 1, "accepted".to_owned())]);
+}
+
 /// Acceptances are told in the order of the deliveries, over all links of a session.
 #[test]
 fn a_run_over_several_links_gets_one_disposition_once_its_first_is_durable() {
