@@ -3,6 +3,7 @@
 use engine::request::*;
 use registry::ConsumerGroupId;
 use segment_log::RetentionConfig;
+use segment_log::storage::sim::SimDisk;
 
 use crate::world::{START_MS, World, config, connection};
 
@@ -227,7 +228,7 @@ fn reading_goes_on_behind_the_checkpoint_also_after_a_crash() {
 fn a_checkpoint_older_than_what_is_kept_reads_from_the_oldest() {
     let mut config = config(1);
     config.events.retention = RetentionConfig { age_ms: None, bytes: Some(100 << 10) };
-    let mut world = World::open(segment_log::storage::sim::SimDisk::new(2), config, World::new(1).now);
+    let mut world = World::open(SimDisk::new(2), config, World::new(1).now);
     world.create(0);
     let session = world.attach(connection(1), 0);
     let body = vec![7; 3000];
@@ -256,6 +257,49 @@ fn a_checkpoint_older_than_what_is_kept_reads_from_the_oldest() {
     }
     let first = world.status(P).first.0;
     assert_eq!(world.read(connection(3), reader, 1)[0].0, first);
+}
+
+#[test]
+fn what_is_older_than_retention_goes_and_frees_the_disk() {
+    const HOUR_MS: u64 = 3_600_000;
+    const KEPT_HOURS: u64 = 24;
+    let mut config = config(1);
+    config.events.retention = RetentionConfig { age_ms: Some(KEPT_HOURS * HOUR_MS), bytes: None };
+    config.events.roll_age_ms = Some(HOUR_MS);
+    let disk = SimDisk::new(2);
+    let mut world = World::open(disk.clone(), config, World::new(1).now);
+    world.create(0);
+    let session = world.attach(connection(1), 0);
+    let mut used_bytes_max = 0;
+    for hour in 0..10 * KEPT_HOURS {
+        assert_eq!(world.append(connection(1), session, &[7; 3000]), Ok(hour));
+        // Within a segment's hour of its age each event is gone, and none goes before.
+        let first = world.status(P).first.0;
+        let oldest = hour.saturating_sub(KEPT_HOURS);
+        assert!((oldest.saturating_sub(2)..=oldest).contains(&first), "hour {hour}: {first} is the first");
+        if hour < 3 * KEPT_HOURS {
+            used_bytes_max = used_bytes_max.max(disk.used_bytes());
+        } else {
+            assert!(disk.used_bytes() <= used_bytes_max, "hour {hour}: the disk fills");
+        }
+        world.pass(HOUR_MS);
+    }
+    world.settle();
+    let first = world.status(P).first.0;
+    for (start, truncated) in [
+        (Start::Sequence { number: 0, inclusive: true }, true),
+        (Start::Time { ms: START_MS, inclusive: true }, false),
+        (Start::Earliest, false),
+    ] {
+        let (reader, next, was_truncated) = world.open_reader(connection(2), P, start, None).unwrap();
+        assert_eq!((next, was_truncated), (first, truncated));
+        assert_eq!(world.read(connection(2), reader, 1)[0].0, first);
+        world.send(connection(2), Request::CloseReader { reader });
+    }
+    // A clock that jumps takes nothing along: only time that has passed does.
+    world.now.wall_ms += 1000 * KEPT_HOURS * HOUR_MS;
+    world.settle();
+    assert_eq!(world.status(P).first.0, first);
 }
 
 #[test]
