@@ -75,6 +75,7 @@ fn every_outcome_has_its_receipt() {
         let service = hub.service();
         let created = service.create_device("Dev#1%");
         service.create_device("away");
+        service.create_device("emptied");
         let Some(mut back_end) = back_end(&hub) else { return };
         let Some(mut device) = device(&hub, "Dev#1%") else { return };
         back_end.ask("listen", json!({}));
@@ -99,6 +100,12 @@ fn every_outcome_has_its_receipt() {
         let expiring = json!({ "messageId": "expire", "ack": "negative", "body": "", "expiryMs": now_s() * 1000 + 2000 });
         back_end
             .ask("send", json!({ "device": "away", "messages": [expiring, command("quiet", "positive")] }));
+
+        // The package for Node knows no purge: the request is made as its documentation says.
+        let purged = json!({ "device": "emptied", "messages": [command("purge", "negative"), command("silent", "none")] });
+        back_end.ask("send", purged);
+        let answer = service.request("DELETE", "/devices/emptied/commands", &[], None);
+        assert_eq!((answer.status, &answer.json()["totalMessagesPurged"]), (200, &json!(2)));
 
         let commands = take(&mut device, "Dev#1%", 3);
         assert_eq!(ids(&commands), ["5f1c0c3e-0f4f-4c55-8a77-3a7c6c2f9f10", "reject", "abandon"]);
@@ -130,7 +137,7 @@ fn every_outcome_has_its_receipt() {
         nothing_comes(&mut device, "Dev#1%");
 
         let mut receipts = Vec::new();
-        while receipts.len() < 4 {
+        while receipts.len() < 5 {
             let taken = back_end.ask("receipts", json!({ "count": 1, "waitMs": RECEIPT_PATIENCE_MS }));
             let taken = taken.as_array().expect("a list").clone();
             assert!(!taken.is_empty(), "only {receipts:?}");
@@ -157,6 +164,7 @@ fn every_outcome_has_its_receipt() {
                 ("5f1c0c3e-0f4f-4c55-8a77-3a7c6c2f9f10", "Success"),
                 ("abandon", "DeliveryCountExceeded"),
                 ("expire", "Expired"),
+                ("purge", "Purged"),
                 ("reject", "Rejected"),
             ]
         );
