@@ -25,6 +25,9 @@ pub const PLAIN_AMQP_PORT: u16 = 5672;
 /// Arguments that open the plain listener.
 pub const PLAIN_AMQP: [&str; 2] = ["--plain-amqp-port", "5672"];
 
+/// Runs every hub of the tests on so many cores, whatever the test asks for: the suites hold for any number.
+const CORES: &str = "COREHUB_TEST_CORES";
+
 /// How long a start may take on a machine that builds at the same time.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// What the product promises for a clean stop, and a little for the machine.
@@ -137,7 +140,13 @@ impl Hub {
         if !self.arguments.iter().any(|argument| argument == "--partitions") {
             command.args(["--partitions", &PARTITION_COUNT.to_string()]);
         }
-        command.args(&self.arguments);
+        let mut arguments = self.arguments.clone();
+        if let Ok(cores) = std::env::var(CORES)
+            && let Some(index) = arguments.iter().position(|argument| argument == "--cores")
+        {
+            arguments[index + 1] = cores;
+        }
+        command.args(arguments);
         command
     }
 

@@ -13,7 +13,7 @@ use tests::hub::{Hub, NAME, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
 use tests::sas::{self, ConnectionString};
 use tests::service::{Device, Service};
-use tests::telemetry::{annotation, message, read_all, receive_delivery};
+use tests::telemetry::{Load, annotation, message, read_all, receive_delivery};
 
 const UNAUTHORIZED: &str = "amqp:unauthorized-access";
 const NOT_FOUND: &str = "amqp:not-found";
@@ -196,6 +196,43 @@ fn a_revoked_device_is_cut_off_within_a_second() {
                 gateway.close().await;
             });
         }
+    });
+}
+
+/// The same while six other devices send as fast as they can: forty links end, each within a second of the answer, and
+/// nothing that the others were acknowledged is lost.
+#[test]
+fn revocation_is_as_quick_under_load() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let service = hub.service();
+        let busy: Vec<Device> =
+            (0..6).map(|number| service.create_device(&format!("busy{number}"))).collect();
+        let revoked: Vec<Device> =
+            (0..40).map(|number| service.create_device(&format!("revoked{number}"))).collect();
+        let load = Load::default();
+        load.flood_until(&hub, &busy, Duration::from_millis(200), || {
+            for device in &revoked {
+                converse(async {
+                    let mut peer = Peer::device(&hub, device).await;
+                    let mut link = peer.telemetry(&device.id).await.expect("the device may send");
+                    let answered = tokio::task::spawn_blocking({
+                        let (service, id) = (service.clone(), device.id.clone());
+                        move || {
+                            service.set_status(&id, "disabled");
+                            Instant::now()
+                        }
+                    });
+                    detached(&mut link, Duration::from_secs(15)).await.expect("the link ends");
+                    let ended = Instant::now();
+                    let late = ended.saturating_duration_since(answered.await.expect("the registry answers"));
+                    assert!(late < Duration::from_secs(1), "{}: {late:?} after the answer", device.id);
+                });
+            }
+        });
+        let mut events = Vec::new();
+        converse(read_all(&hub, &service, PARTITION_COUNT, &mut events));
+        load.history().check(&events);
     });
 }
 

@@ -115,7 +115,7 @@ pub enum FrameFault {
     /// Text; what travels here is binary [MQTT-6.0.0-1].
     #[error("a text frame")]
     Text,
-    /// More than [`FRAME_BYTES_MAX`].
+    /// More than `FRAME_BYTES_MAX`.
     #[error("a frame of {0} bytes")]
     TooBig(u64),
 }

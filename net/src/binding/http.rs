@@ -3,7 +3,7 @@
 //!
 //! One request is in work at a time. Each carries its own token, which the engine verifies anew; only then is the request
 //! itself asked. What arrives behind it waits in the connection's buffer, and above the limit of that in the peer's. A
-//! longer body than [`STRANGER_BYTES_MAX`] is taken only from those whose token was verified.
+//! longer body than `STRANGER_BYTES_MAX` is taken only from those whose token was verified.
 
 mod access;
 mod answer;
