@@ -5,39 +5,66 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::token::Credential;
+use crate::arguments::Arguments;
 
-/// Where a run's hub listens: loopback, apart from a hub that may run on 127.0.0.1.
-const BIND: &str = "127.0.0.9";
-const PORTS: [(&str, u16); 4] =
-    [("--amqps-port", 25671), ("--https-port", 25443), ("--mqtts-port", 28883), ("--plain-amqp-port", 25672)];
+/// What a hub of a run listens for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// AMQP in TLS.
+    Amqps,
+    /// HTTPS.
+    Https,
+    /// MQTT in TLS.
+    Mqtts,
+    /// AMQP in the clear.
+    PlainAmqp,
+}
+
+/// Apart from a hub that may run with the default ports.
+const PORTS: [(Port, &str, u16); 4] = [
+    (Port::Amqps, "--amqps-port", 25671),
+    (Port::Https, "--https-port", 25443),
+    (Port::Mqtts, "--mqtts-port", 28883),
+    (Port::PlainAmqp, "--plain-amqp-port", 25672),
+];
+
+/// The hub's name, and its event hub's.
+pub const NAME: &str = "load";
 
 /// A hub that runs for this load alone; dropped, it is killed and its directory removed.
 #[derive(Debug)]
 pub struct Hub {
     child: Child,
     binary: PathBuf,
+    bind: String,
     directory: tempfile::TempDir,
+    /// How many partitions it has.
+    pub partition_count: u16,
 }
 
 impl Hub {
-    /// Start `binary` in a fresh directory below `parent`, on so many cores, pinned to `pin` when given, and wait until it
-    /// is ready.
-    pub fn start(binary: &Path, parent: &Path, core_count: u16, pin: Option<&str>) -> Result<Self, String> {
+    /// Start `binary` in a fresh directory as the arguments say, and wait until it is ready.
+    pub fn start(binary: &Path, arguments: &Arguments) -> Result<Self, String> {
         let directory = tempfile::Builder::new()
             .prefix("corehub-load-")
-            .tempdir_in(parent)
+            .tempdir_in(&arguments.data_parent)
             .map_err(|error| format!("no directory for the hub's data: {error}"))?;
         let mut command = Command::new(binary);
         command.arg("serve").arg("--data").arg(directory.path());
-        command.args(["--bind", BIND, "--name", "load", "--cores", &core_count.to_string()]);
-        for (flag, port) in &PORTS {
-            command.args([flag, &port.to_string().as_str()]);
+        command.args(["--bind", &arguments.hub_bind, "--name", NAME]);
+        command.args(["--cores", &arguments.hub_cores.to_string()]);
+        for (_, flag, port) in &PORTS {
+            command.args([flag, port.to_string().as_str()]);
         }
-        if let Some(pin) = pin {
+        if let Some(pin) = &arguments.hub_pin {
             command.args(["--pin", pin]);
         }
+        // The hub's default: four, or one for each core where there are more.
+        let partition_count = arguments.partitions.unwrap_or(arguments.hub_cores.clamp(4, 32));
+        command.args(["--partitions", &partition_count.to_string()]);
+        command.args(&arguments.hub_arg);
         let mut child = command
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", binary.display()))?;
@@ -49,18 +76,26 @@ impl Hub {
         }
         // The pipe must stay open and drained for as long as the hub may print.
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, binary: binary.to_owned(), directory })
+        let bind = arguments.hub_bind.clone();
+        Ok(Self { child, binary: binary.to_owned(), bind, directory, partition_count })
     }
 
-    /// Where it takes AMQP.
-    pub fn address(&self, tls: bool) -> SocketAddr {
-        let (_, port) = PORTS[if tls { 0 } else { 3 }];
-        format!("{BIND}:{port}").parse().expect("it is an address")
+    /// The id of its process.
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
     }
 
-    /// Its CA certificate, PEM.
-    pub fn ca_path(&self) -> PathBuf {
-        self.directory.path().join("tls/ca.pem")
+    /// Where it listens.
+    pub fn address(&self, port: Port) -> Result<SocketAddr, String> {
+        let number = PORTS.iter().find(|(known, ..)| *known == port).map_or(0, |(.., number)| *number);
+        let ip = self.bind.parse().map_err(|_| "--hub-bind must be an address".to_owned())?;
+        Ok(SocketAddr::new(ip, number))
+    }
+
+    /// Its CA certificate.
+    pub fn ca_pem(&self) -> Result<String, String> {
+        let path = self.directory.path().join("tls/ca.pem");
+        std::fs::read_to_string(path).map_err(|error| format!("the hub's CA file: {error}"))
     }
 
     /// Create the devices of a run.
@@ -73,19 +108,9 @@ impl Hub {
         Ok(())
     }
 
-    /// The owner's policy.
-    pub fn credential(&self) -> Result<Credential, String> {
-        Credential::parse(&self.run(&["connection-string", "--policy", "iothubowner"])?)
-    }
-
-    /// User and system time that the hub's process has used, seconds.
-    pub fn cpu_s(&self) -> Result<f64, String> {
-        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))
-            .map_err(|error| format!("the hub's CPU time cannot be read: {error}"))?;
-        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        // USER_HZ is 100 on every Linux that the hub runs on.
-        Ok(ticks as f64 / 100.0)
+    /// The owner's policy. Secret.
+    pub fn connection_string(&self) -> Result<String, String> {
+        self.run(&["connection-string", "--policy", "iothubowner"])
     }
 
     fn run(&self, arguments: &[&str]) -> Result<String, String> {

@@ -32,6 +32,11 @@ impl TokenExchange {
         Ok(Self { sender, receiver, audience, token, is_sent: false })
     }
 
+    /// Whether a link is one of its two.
+    pub fn owns(&self, link: LinkId) -> bool {
+        link == self.sender || link == self.receiver
+    }
+
     /// Grant credit for the answer once its link stands.
     pub fn handle_attached(&self, connection: &mut Connection, link: LinkId, output: &mut Vec<u8>) {
         if link == self.receiver {

@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+use crate::job::{Protocol, TlsVersion};
+use crate::ledger::MARK_BYTES;
+
+/// Drives a hub that it starts, or any AMQP 1.0 or MQTT 3.1.1 broker, and checks what was acknowledged.
+///
+/// Without arguments: the gateway profile against the corehub beside this program. By default the load is an open loop: each
+/// event has its time by a schedule that no stall of the server delays, and latency counts from that time.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "loadgen", version)]
+pub struct Arguments {
+    /// What the load is.
+    #[arg(value_enum, default_value_t = Profile::Gateway)]
+    pub profile: Profile,
+
+    /// A broker in place of a hub: amqp[s]://[user[:password]@]host[:port]/queue, mqtt[s]://.../topic; {device} in the path
+    /// stands for the device's id. The environment variable LOADGEN_TARGET serves, too.
+    #[arg(long, value_name = "URL", help_heading = "Target")]
+    pub target: Option<String>,
+    /// The queue, address or topic to send to, as it stands, in place of the one in the URL.
+    #[arg(long, requires = "target", help_heading = "Target")]
+    pub address: Option<String>,
+    /// The queue or topic filter to read back from, where that is another one.
+    #[arg(long, help_heading = "Target")]
+    pub read_address: Option<String>,
+    /// The CA of the broker's certificate, PEM.
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub ca: Option<PathBuf>,
+    /// The broker's process, whose CPU time and memory are measured.
+    #[arg(long, value_name = "PID", help_heading = "Target")]
+    pub server_pid: Option<u32>,
+    /// The hub's program; default: corehub beside this one.
+    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    pub hub_binary: Option<PathBuf>,
+    /// Cores of the hub.
+    #[arg(long, default_value_t = 1, help_heading = "Target")]
+    pub hub_cores: u16,
+    /// CPUs of the hub's cores, as corehub serve --pin takes them.
+    #[arg(long, help_heading = "Target")]
+    pub hub_pin: Option<String>,
+    /// Where the hub listens.
+    #[arg(long, default_value = "127.0.0.9", help_heading = "Target")]
+    pub hub_bind: String,
+    /// One more argument of corehub serve; may be repeated.
+    #[arg(long, allow_hyphen_values = true, help_heading = "Target")]
+    pub hub_arg: Vec<String>,
+    /// Partitions of the hub; default as corehub serve has it.
+    #[arg(long, help_heading = "Target")]
+    pub partitions: Option<u16>,
+    /// Where the hub's data goes while it runs (a real disk).
+    #[arg(long, default_value = ".", help_heading = "Target")]
+    pub data_parent: PathBuf,
+
+    /// How the load speaks to a hub; default AMQP.
+    #[arg(long, value_enum, help_heading = "Load")]
+    pub protocol: Option<Protocol>,
+    /// Without TLS: AMQP over the hub's plain port.
+    #[arg(long, help_heading = "Load")]
+    pub plain: bool,
+    /// The version of TLS.
+    #[arg(long, value_enum, default_value_t = TlsVersion::Any, help_heading = "Load")]
+    pub tls: TlsVersion,
+    /// Connections; the default is the profile's.
+    #[arg(long, help_heading = "Load")]
+    pub connections: Option<u32>,
+    /// Devices on each connection; the default is the profile's.
+    #[arg(long, help_heading = "Load")]
+    pub devices: Option<u32>,
+    /// Bytes of each body.
+    #[arg(long, default_value_t = 256, help_heading = "Load")]
+    pub body_bytes: usize,
+    /// Events of a message.
+    #[arg(long, default_value_t = 1, help_heading = "Load")]
+    pub batch: u32,
+    /// Closed loop: the next one goes as soon as there is room, at whatever rate comes of it.
+    #[arg(long, conflicts_with = "rate", help_heading = "Load")]
+    pub closed: bool,
+    /// Open loop: so many a second over all connections; the default is the profile's.
+    #[arg(long, help_heading = "Load")]
+    pub rate: Option<f64>,
+    /// Open loop: so many are due at once on a connection; a gateway's default is a millisecond's worth, a device's 1.
+    #[arg(long, help_heading = "Load")]
+    pub burst: Option<u32>,
+    /// Messages without acknowledgement at most, per connection; the default is the profile's.
+    #[arg(long, help_heading = "Load")]
+    pub in_flight: Option<u32>,
+    /// A token for each connection's device alone, where it has one: then the hub may move it to that device's core.
+    #[arg(long, help_heading = "Load")]
+    pub device_tokens: bool,
+    /// What bodies and phases of the schedules come from.
+    #[arg(long, default_value_t = 1, help_heading = "Load")]
+    pub seed: u64,
+
+    /// Seconds before the measured window.
+    #[arg(long, default_value_t = 2.0, help_heading = "Course")]
+    pub warm_up: f64,
+    /// Seconds of the measured window.
+    #[arg(long, default_value_t = 10.0, help_heading = "Course")]
+    pub seconds: f64,
+    /// Processes that make the load; default as many as the descriptors ask for.
+    #[arg(long, help_heading = "Course")]
+    pub processes: Option<u32>,
+    /// The load's CPUs: one, or one for each process in turn.
+    #[arg(long, value_delimiter = ',', help_heading = "Course")]
+    pub cpu: Vec<usize>,
+    /// Do not read back what was acknowledged. The report says so: such a run shows nothing of durability.
+    #[arg(long, help_heading = "Course")]
+    pub unverified: bool,
+
+    /// Print JSON.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// What the load is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Profile {
+    /// Few connections with many devices each.
+    Gateway,
+    /// Many devices, each with a connection of its own.
+    Telemetry,
+}
+
+impl Profile {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Telemetry => "telemetry",
+        }
+    }
+}
+
+/// The numbers of a load: the user's, and where there are none the profile's.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Connections.
+    pub connections: u32,
+    /// Devices on each.
+    pub devices: u32,
+    /// Messages without acknowledgement at most, per connection.
+    pub in_flight: u32,
+    /// Events a second over all connections; none: a closed loop.
+    pub rate: Option<f64>,
+    /// Messages that are due at once on a connection.
+    pub burst: u32,
+}
+
+impl Arguments {
+    /// The numbers of the load.
+    ///
+    /// # Errors
+    ///
+    /// A number that makes no load.
+    pub fn shape(&self) -> Result<Shape, String> {
+        let (connections, devices, rate) = match self.profile {
+            Profile::Gateway => (4, 250, 50_000.0),
+            Profile::Telemetry => (1000, 1, 5_000.0),
+        };
+        let connections = self.connections.unwrap_or(connections);
+        let devices = self.devices.unwrap_or(devices);
+        let rate = (!self.closed).then_some(self.rate.unwrap_or(rate));
+        if self.body_bytes < MARK_BYTES {
+            return Err(format!("--body-bytes must be at least {MARK_BYTES}"));
+        }
+        if connections == 0
+            || devices == 0
+            || self.batch == 0
+            || self.in_flight == Some(0)
+            || self.burst == Some(0)
+        {
+            return Err("a load needs connections, devices, events in a batch and in flight".to_owned());
+        }
+        if connections.checked_mul(devices).is_none_or(|count| count > 10_000_000) {
+            return Err("a load has at most ten million devices".to_owned());
+        }
+        if rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+            return Err("--rate must be a number above 0".to_owned());
+        }
+        if !(self.seconds > 0.0 && self.seconds <= 86_400.0 && (0.0..=86_400.0).contains(&self.warm_up)) {
+            return Err("--seconds and --warm-up must be at most a day, and --seconds above 0".to_owned());
+        }
+        let per_connection = rate.map(|rate| rate / f64::from(connections) / f64::from(self.batch));
+        let burst = match (self.profile, per_connection) {
+            (Profile::Gateway, Some(per_s)) => ((per_s / 1000.0).round() as u32).max(1),
+            _ => 1,
+        };
+        // An open loop sends by its schedule; its bound is only there so that a stall does not fill the memory.
+        let in_flight = match (self.profile, self.closed) {
+            (Profile::Gateway, true) => 8192,
+            (Profile::Telemetry, true) => 1,
+            (_, false) => 32_768,
+        };
+        Ok(Shape {
+            connections,
+            devices,
+            in_flight: self.in_flight.unwrap_or(in_flight),
+            rate,
+            burst: self.burst.unwrap_or(burst),
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! What a process's connections do: each profile is made of one or more of these parts.
+
+pub mod read;
+pub mod send;
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::Client;
+use crate::io::{Endpoint, Reactor, Tls};
+use crate::job::Server;
+
+/// One kind of connections and what they do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Part {
+    /// Devices and gateways that send events.
+    Send(send::SendPart),
+    /// Readers over AMQP.
+    ReadAmqp(read::AmqpPart),
+    /// A reader over MQTT.
+    ReadMqtt(read::MqttPart),
+}
+
+impl Part {
+    /// Add the part's connections.
+    pub fn start(&self, reactor: &mut Reactor) -> Result<(), String> {
+        match self {
+            Self::Send(part) => part.start(reactor),
+            Self::ReadAmqp(part) => part.start(reactor),
+            Self::ReadMqtt(part) => part.start(reactor),
+        }
+    }
+}
+
+/// Where connections to a server go.
+fn endpoint(server: &Server) -> Result<Endpoint, String> {
+    let tls = server.tls.as_ref().map(|tls| Tls::new(tls.ca_pem.as_bytes(), &tls.name, tls.version));
+    Ok(Endpoint { address: server.address, tls: tls.transpose()? })
+}
+
+fn add(reactor: &mut Reactor, endpoint: &Endpoint, client: impl Client + 'static) {
+    reactor.add(endpoint.clone(), Box::new(client));
+}
+
+/// The place of a device's id in an address.
+pub const DEVICE: &str = "{device}";
