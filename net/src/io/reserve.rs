@@ -5,7 +5,13 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a listener may go on answering before it counts as another program's: the kernel takes down what a killed hub's
+/// rings still hold, its listeners among it, a moment after the process has gone.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+const ASK_AGAIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// A local connection is answered at once, or there is a listener that is too busy to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -34,12 +40,24 @@ pub enum ReserveError {
     Other(SocketAddr, io::Error),
 }
 
-/// Find out whether `address` can be listened on.
+/// Find out whether `address` can be listened on. Waits up to two seconds for a listener there to go.
 ///
 /// # Errors
 ///
 /// [`ReserveError`].
 pub fn reserve(address: SocketAddr) -> Result<(), ReserveError> {
+    let began = Instant::now();
+    loop {
+        match bind_once(address) {
+            Err(ReserveError::InUse(_)) if began.elapsed() < PREDECESSOR_PATIENCE => {
+                thread::sleep(ASK_AGAIN_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn bind_once(address: SocketAddr) -> Result<(), ReserveError> {
     match TcpListener::bind(address) {
         Ok(_) => Ok(()),
         // Connections of an earlier run that are still closing count as users of the port, but do not keep the cores'
@@ -80,7 +98,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(matches!(reserve(address), Err(ReserveError::InUse(_))));
-        drop(listener.accept().unwrap());
+        drop(listener);
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
         // The server closes first, so that its end of the connection stays for a while.
         let mut client = TcpStream::connect(address).unwrap();
         drop(listener.accept().unwrap());
@@ -88,6 +109,18 @@ mod tests {
         client.read_to_end(&mut Vec::new()).unwrap();
         drop(client);
         reserve(address).unwrap();
+    }
+
+    #[test]
+    fn a_listener_that_is_about_to_go_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let leaving = thread::spawn(move || {
+            thread::sleep(4 * ASK_AGAIN_PAUSE);
+            drop(listener);
+        });
+        reserve(address).unwrap();
+        leaving.join().unwrap();
     }
 
     #[test]
