@@ -207,22 +207,11 @@ impl Stack {
                 binding.begin_detach(turn.plaintext, turn.hub);
             }
         }
-        // What the binding says at the end of a turn may make room for what it did not want before.
-        loop {
-            self.receive_held(turn);
-            let held_bytes = self.held.len();
-            let Some(binding) = self.talking() else { break };
+        self.receive_held(turn);
+        if let Some(binding) = self.talking() {
             binding.handle_turn_end(turn.plaintext, turn.hub);
             if binding.is_finished() {
                 self.close(Closing::Orderly);
-                break;
-            }
-            if held_bytes == 0 || !binding.wants_input() {
-                break;
-            }
-            self.receive_held(turn);
-            if self.held.len() == held_bytes {
-                break;
             }
         }
         let is_over = self.closing.is_some();

@@ -513,8 +513,10 @@ impl Binding for MqttBinding {
     fn handle_gone(&mut self, hub: &mut Context<'_>) {
         if let (Some(session), Some(will)) = (self.session, self.will.take()) {
             let caller = Caller { connection: hub.connection, token: About::Nothing.token(0) };
-            // Nobody is left to hear of its fate; a full engine drops it as it would refuse a sender without patience.
-            let _ = hub.door.append(caller, AppendView { session, events: &[will.view()] });
+            // Nobody is left to try again for.
+            if hub.door.append(caller, AppendView { session, events: &[will.view()] }).is_err() {
+                tracing::warn!(peer = %hub.peer, "a device's will is lost: the engine has no room for it");
+            }
         }
     }
 

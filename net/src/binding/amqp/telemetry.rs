@@ -1,9 +1,9 @@
 //! Telemetry links: the way of each delivery to `accepted` or `rejected`.
 //!
 //! A delivery is accepted when the engine says that its events are durable, and not before. Acceptances are told in the order
-//! in which the deliveries came, so that a run of them gets one disposition at the end of the turn, whatever links of the
-//! session it came by. While the engine is full nothing more is read from the connection; the one delivery that met it so
-//! is asked again or, after some seconds, rejected as throttled. Nothing is dropped without an answer.
+//! in which the deliveries came, so that a run of them gets one disposition, whatever links of the session it came by. While
+//! the engine is full nothing more is read from the connection; the one delivery that met it so is asked again or, after
+//! some seconds, rejected as throttled. Nothing is dropped without an answer.
 
 mod deliver;
 mod flight;

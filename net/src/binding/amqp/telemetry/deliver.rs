@@ -81,21 +81,26 @@ impl Telemetry {
         }
     }
 
-    /// An append is durable: [`Telemetry::tell_accepted`] tells it, at the end of the turn at the latest.
+    /// An append is durable; [`Telemetry::tell_accepted`] tells it.
     pub fn handle_appended(&mut self, number: u64) {
         self.flight.accept(number);
     }
 
-    /// The engine's answer to one append.
+    /// The engine's answer to one append that came by itself: a refusal, but for doors that hand on each answer so.
     pub fn handle_answer(&mut self, turn: &mut Turn<'_, '_>, number: u64, answer: &Reply) {
         let status = match answer {
-            Reply::Appended { .. } => return self.handle_appended(number),
+            Reply::Appended { .. } => {
+                self.handle_appended(number);
+                return self.tell_accepted(turn);
+            }
             Reply::Failed(error) => Status::of(error),
             _ => Status::of(&EngineError::StorageFailed),
         };
         if let Some(delivery) = self.flight.take(number) {
             self.reject(turn, delivery, &status);
         }
+        // It may have held accepted ones back, and with them the room for more.
+        self.tell_accepted(turn);
     }
 
     /// Ask again for what met a full engine.
@@ -104,7 +109,7 @@ impl Telemetry {
         let Some(session) = self.links.get_mut(refused.delivery.link).map(|state| state.session) else {
             // What its link is gone with needs no answer and is not stored.
             self.flight.take(refused.number);
-            return;
+            return self.tell_accepted(turn);
         };
         let is_taken = self.plan(refused.message_format, &refused.payload).is_ok()
             && self.append(turn, session, refused.number, &refused.payload).is_ok();
@@ -125,6 +130,7 @@ impl Telemetry {
             && let Some(delivery) = self.flight.take(number)
         {
             self.reject(turn, delivery, status);
+            self.tell_accepted(turn);
         }
     }
 
@@ -147,9 +153,8 @@ impl Telemetry {
         }
     }
 
-    /// Tell what was accepted, and grant new credit.
+    /// Grant new credit.
     pub fn handle_turn_end(&mut self, turn: &mut Turn<'_, '_>) {
-        self.tell_accepted(turn);
         let mut dirty = std::mem::take(&mut self.dirty);
         for link in dirty.drain(..) {
             let Some(state) = self.links.get_mut(link) else { continue };
@@ -198,7 +203,7 @@ impl Telemetry {
 
     /// Whether the end of the turn has something to say.
     pub fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || self.flight.is_answered()
+        !self.dirty.is_empty()
     }
 
     /// Whether more deliveries are welcome.

@@ -80,11 +80,6 @@ impl Flight {
         }
     }
 
-    /// Whether [`Flight::pop_accepted`] has work to do.
-    pub fn is_answered(&self) -> bool {
-        self.entries.front().is_some_and(|(_, state)| *state != State::Asked)
-    }
-
     /// Deliveries that wait for their answer or for that of an earlier one.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -135,7 +130,6 @@ mod tests {
         flight.accept(numbers[2]);
         assert!(popped(&mut flight).is_empty(), "the first one waits");
         flight.accept(numbers[0]);
-        assert!(flight.is_answered());
         assert_eq!(popped(&mut flight), [1, 2, 3]);
         assert_eq!(flight.take(numbers[3]), Some(delivery(4)));
         assert_eq!(flight.take(numbers[3]), None, "once");

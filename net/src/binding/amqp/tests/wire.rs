@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::door::Door;
-use engine::request::{ConnectionId, CoreId, Notice, Reply, SecretText};
+use engine::request::{Appended, ConnectionId, CoreId, Notice, Reply, SecretText};
 use net_amqp::value::{Map, Value};
 use net_amqp::{
     AttachRequest, Config, Connection, DeliveryState, Event, Inbound, LinkId, MessageBuilder, Properties,
@@ -130,9 +130,16 @@ impl Wire {
     /// Hand over several replies in one turn.
     pub fn replies(&mut self, world: &mut World<'_>, replies: Vec<(u64, Reply)>) {
         self.call(world, |wire, output, context| {
+            let mut durable = Vec::new();
             for (token, reply) in replies {
-                wire.binding.handle_reply(token, reply, output, context);
+                match reply {
+                    Reply::Appended { first, event_count } => {
+                        durable.push(Appended { token, first, event_count });
+                    }
+                    reply => wire.binding.handle_reply(token, reply, output, context),
+                }
             }
+            wire.binding.handle_appended(&durable, output, context);
             true
         });
     }
