@@ -1,12 +1,13 @@
-// A device: azure-iot-device over azure-iot-device-amqp or azure-iot-device-http, as an application uses them.
+// A device over any transport of azure-iot-device, as an application uses it.
 'use strict';
 
 const { Client, Message } = require('azure-iot-device');
-const { Amqp } = require('azure-iot-device-amqp');
+const { Amqp, AmqpWs } = require('azure-iot-device-amqp');
 const { Http } = require('azure-iot-device-http');
+const { Mqtt, MqttWs } = require('azure-iot-device-mqtt');
 const { describe, serve } = require('./lines.js');
 
-const transports = { amqp: Amqp, http: Http };
+const transports = { Amqp, AmqpWs, Http, Mqtt, MqttWs };
 const clients = new Map();
 
 function message(wanted) {
@@ -21,9 +22,9 @@ function message(wanted) {
 
 serve({
   async open({ device, connectionString, ca, transport }) {
-    const client = Client.fromConnectionString(connectionString, transports[transport || 'amqp']);
+    const client = Client.fromConnectionString(connectionString, transports[transport || 'Amqp']);
     // Over HTTPS the package never says that it has taken this option; it trusts what Node trusts.
-    if (transport !== 'http') await client.setOptions({ ca });
+    if (transport !== 'Http') await client.setOptions({ ca });
     const state = { client, ended: null, commands: [], held: new Map() };
     client.on('disconnect', (error) => { state.ended = error ? describe(error) : {}; });
     client.on('error', (error) => { state.ended = describe(error); });
@@ -43,10 +44,13 @@ serve({
     return (await client.sendEventBatch(messages.map(message))).constructor.name;
   },
 
-  // Receive commands from now on.
-  async listen({ device }) {
+  // Receive commands from now on; with `completes`, say of each at once that it is done.
+  async listen({ device, completes }) {
     const state = clients.get(device);
-    state.client.on('message', (command) => state.commands.push(command));
+    state.client.on('message', (command) => {
+      state.commands.push(command);
+      if (completes) state.client.complete(command).catch((error) => { state.ended = describe(error); });
+    });
   },
 
   // What has come, once it is `count` commands or the time is over. Each is kept until it is settled by its place in all
@@ -67,7 +71,7 @@ serve({
         expiryMs: command.expiryTimeUtc === undefined ? undefined : new Date(command.expiryTimeUtc).getTime(),
         ack: command.ack,
         properties: Object.fromEntries(command.properties.propertyList.map(({ key, value }) => [key, value])),
-        annotations: command.transportObj.message_annotations,
+        annotations: command.transportObj?.message_annotations,
       };
     });
   },

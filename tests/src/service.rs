@@ -74,6 +74,11 @@ impl Service {
         device(&response.json())
     }
 
+    /// Create so many devices: `prefix0`, `prefix1` and so on.
+    pub fn create_devices(&self, prefix: &str, count: usize) -> Vec<Device> {
+        (0..count).map(|number| self.create_device(&format!("{prefix}{number}"))).collect()
+    }
+
     /// An identity as the hub tells it.
     pub fn device(&self, id: &str) -> Response {
         self.request("GET", &device_path(id), &[], None)

@@ -95,8 +95,7 @@ fn a_waiting_device_is_pushed_to_with_strings_alone() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let ids: Vec<String> = (0..8).map(|number| format!("device-{number}")).collect();
-        let devices: Vec<_> = ids.iter().map(|id| service.create_device(id)).collect();
+        let devices = service.create_devices("device-", 8);
         converse(async {
             let mut back_end = Peer::back_end(&hub, &service).await;
             let mut sender = back_end.command_sender().await.expect("the owner may send");
@@ -130,8 +129,7 @@ fn receipts_of_all_partitions_come_on_one_link() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let ids: Vec<String> = (0..8).map(|number| format!("device-{number}")).collect();
-        let devices: Vec<_> = ids.iter().map(|id| service.create_device(id)).collect();
+        let devices = service.create_devices("device-", 8);
         converse(async {
             let mut back_end = Peer::back_end(&hub, &service).await;
             let mut sender = back_end.command_sender().await.expect("the owner may send");
@@ -153,13 +151,14 @@ fn receipts_of_all_partitions_come_on_one_link() {
             hasty.close().await;
             let mut receipts = back_end.receipts(CreditMode::Auto(50)).await.expect("the owner may read");
             let mut told = Vec::new();
-            while told.len() < ids.len() {
+            while told.len() < devices.len() {
                 let batch = next(&mut receipts, PATIENCE).await.expect("every completion has its receipt");
                 told.extend(outcomes(&batch));
                 receipts.accept(&batch).await.expect("the link stands");
             }
             told.sort();
-            let expected: Vec<_> = ids.iter().map(|id| (id.clone(), "Success".to_owned())).collect();
+            let expected: Vec<_> =
+                devices.iter().map(|device| (device.id.clone(), "Success".to_owned())).collect();
             assert_eq!(told, expected);
             assert!(next(&mut receipts, SHORT).await.is_none());
             back_end.close().await;

@@ -53,8 +53,8 @@ fn node_sends_over_https_what_it_sends_over_amqp() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         hub.service().create_device("Dev#1%");
-        let Some(mut amqp) = open_device(&hub, "Dev#1%", "amqp") else { return };
-        let Some(mut http) = open_device(&hub, "Dev#1%", "http") else { return };
+        let Some(mut amqp) = open_device(&hub, "Dev#1%", "Amqp") else { return };
+        let Some(mut http) = open_device(&hub, "Dev#1%", "Http") else { return };
         let body: Vec<u8> = (0..=255).collect();
         let full = json!({
             "body": base64(&body),
@@ -111,7 +111,7 @@ fn node_is_told_what_it_may_not() {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
         service.create_device("d");
-        let Some(mut device) = open_device(&hub, "d", "http") else { return };
+        let Some(mut device) = open_device(&hub, "d", "Http") else { return };
         let message = json!({ "device": "d", "messages": [{ "body": "" }] });
         assert_eq!(device.ask("send", message.clone()), json!(["MessageEnqueued"]));
         let large = json!({ "device": "d", "messages": [{ "body": base64(&vec![0; 256 * 1024 + 1]) }] });
@@ -214,7 +214,7 @@ fn node_receives_commands_over_https() {
         let depth = || hub.service().device("Dev#1%").json()["cloudToDeviceMessageCount"].clone();
         send("1");
         assert_eq!(depth(), 1);
-        let Some(mut device) = open_device(&hub, "Dev#1%", "http") else { return };
+        let Some(mut device) = open_device(&hub, "Dev#1%", "Http") else { return };
         let mut next = |settle: &str| {
             device.ask("command", json!({ "device": "Dev#1%", "settle": settle, "waitMs": 20_000 }))
         };

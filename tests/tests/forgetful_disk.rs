@@ -35,7 +35,7 @@ impl Bench {
         };
         let hub = Hub::start_in(&disk.path().join("data"), &["--cores", "1"]);
         let service = hub.service();
-        let devices = (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
+        let devices = service.create_devices("d", DEVICE_COUNT);
         Some(Self { hub, disk, devices, load: Load::default(), events: Vec::new() })
     }
 

@@ -22,8 +22,7 @@ fn nothing_acknowledged_is_lost() {
         };
         let mut hub = Hub::start(&["--cores", "1"]);
         let service = hub.service();
-        let devices: Vec<_> =
-            (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
+        let devices: Vec<_> = service.create_devices("d", DEVICE_COUNT);
         let load = Load::default();
         let mut events = Vec::new();
         for kill in 0..kill_count {

@@ -69,7 +69,7 @@ fn try_device(hub: &Hub, script: &mut Script, open: Value) {
     let expected: Vec<String> = (0..20).map(|number| format!("event {number:02}")).collect();
     assert_eq!(stored(hub, 20), expected);
 
-    script.ask("listen", with(json!({})));
+    script.ask("listen", with(json!({ "completes": true })));
     for number in 0..3 {
         hub.command_output(&["send", "d", &format!("command {number}"), "--property", "place=here & there"]);
     }
@@ -81,7 +81,7 @@ fn try_device(hub: &Hub, script: &mut Script, open: Value) {
 
     script.ask("close", with(json!({})));
     script.ask("open", request);
-    script.ask("listen", with(json!({})));
+    script.ask("listen", with(json!({ "completes": true })));
     // Its subscription was kept: a command that waits is delivered with the connection, before this script listens.
     hub.command_output(&["send", "d", "when it is back"]);
     let commands = script.ask("commands", with(json!({ "count": 1, "waitMs": PATIENCE_MS })));
@@ -104,7 +104,7 @@ fn python(hub: &Hub, web_sockets: bool) {
 }
 
 fn node(hub: &Hub, transport: &str) {
-    let Some(mut script) = Script::start("devices.js", hub) else { return };
+    let Some(mut script) = Script::start("device.js", hub) else { return };
     let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
     try_device(hub, &mut script, json!({ "ca": ca, "transport": transport }));
 }
@@ -134,7 +134,7 @@ fn node_over_amqp_in_websockets() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         hub.service().create_device("d");
-        let Some(mut script) = Script::start("devices.js", &hub) else { return };
+        let Some(mut script) = Script::start("device.js", &hub) else { return };
         let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
         let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
         script.ask(
@@ -143,7 +143,7 @@ fn node_over_amqp_in_websockets() {
         );
         script.ask("send", json!({ "device": "d", "messages": [{ "body": base64(b"framed") }] }));
         assert_eq!(stored(&hub, 1), ["framed"]);
-        script.ask("listen", json!({ "device": "d" }));
+        script.ask("listen", json!({ "device": "d", "completes": true }));
         let Some(mut service) = Script::start("service.js", &hub) else { return };
         service.ask(
             "open",
@@ -164,7 +164,7 @@ fn event_hubs_over_websockets() {
         let hub = Hub::start(&["--cores", "2"]);
         hub.service().create_device("d");
         let (Some(mut device), Some(mut reader)) =
-            (Script::start("devices.js", &hub), Script::start("events.js", &hub))
+            (Script::start("device.js", &hub), Script::start("events.js", &hub))
         else {
             return;
         };

@@ -117,8 +117,7 @@ fn sigterm_stops_cleanly_under_load() {
     run(Needs::LowPorts, || {
         let mut hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let devices: Vec<Device> =
-            (0..6).map(|number| service.create_device(&format!("d{number}"))).collect();
+        let devices: Vec<Device> = service.create_devices("d", 6);
         let load = Load::default();
         let process = hub.process_id();
         load.flood_until(&hub, &devices, Duration::from_millis(300), || {

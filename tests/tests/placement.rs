@@ -22,8 +22,7 @@ fn a_connection_moves_to_its_device_and_goes_on() {
         for (cores, moves) in [("2", true), ("1", false)] {
             let mut hub = Hub::start(&["--cores", cores]);
             let service = hub.service();
-            let devices: Vec<_> =
-                (0..DEVICE_COUNT).map(|number| service.create_device(&format!("d{number}"))).collect();
+            let devices: Vec<_> = service.create_devices("d", DEVICE_COUNT);
             let mut events = Vec::new();
             converse(async {
                 for device in &devices {

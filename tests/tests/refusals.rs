@@ -206,10 +206,8 @@ fn revocation_is_as_quick_under_load() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let busy: Vec<Device> =
-            (0..6).map(|number| service.create_device(&format!("busy{number}"))).collect();
-        let revoked: Vec<Device> =
-            (0..40).map(|number| service.create_device(&format!("revoked{number}"))).collect();
+        let busy: Vec<Device> = service.create_devices("busy", 6);
+        let revoked: Vec<Device> = service.create_devices("revoked", 40);
         let load = Load::default();
         load.flood_until(&hub, &busy, Duration::from_millis(200), || {
             for device in &revoked {

@@ -24,10 +24,10 @@ fn message() -> Value {
 
 /// How a device comes: the script, the device's id, and what the script needs to open it besides.
 const WAYS: [(&str, &str, &str); 6] = [
-    ("devices.js", "node-amqp", "Amqp"),
-    ("devices.js", "node-amqp-ws", "AmqpWs"),
-    ("devices.js", "node-mqtt", "Mqtt"),
-    ("devices.js", "node-mqtt-ws", "MqttWs"),
+    ("device.js", "node-amqp", "Amqp"),
+    ("device.js", "node-amqp-ws", "AmqpWs"),
+    ("device.js", "node-mqtt", "Mqtt"),
+    ("device.js", "node-mqtt-ws", "MqttWs"),
     ("device.py", "python-mqtt", "Mqtt"),
     ("device.py", "python-mqtt-ws", "MqttWs"),
 ];

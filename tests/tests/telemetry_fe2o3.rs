@@ -141,8 +141,7 @@ fn a_gateway_carries_many_devices() {
     run(Needs::LowPorts, || {
         let mut hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
-        let ids: Vec<String> = (0..GATEWAY_DEVICE_COUNT).map(|number| format!("g{number}")).collect();
-        let devices: Vec<_> = ids.iter().map(|id| service.create_device(id)).collect();
+        let devices = service.create_devices("g", GATEWAY_DEVICE_COUNT);
         let load = Load::default();
         converse(load.flood(&hub, &devices, 12));
         let mut events = Vec::new();
