@@ -1,11 +1,14 @@
 //! Prints figures: `bench log` (the default) durable appends, for commits of several sizes; `bench commands` durable
-//! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait.
+//! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait; `bench count` instructions
+//! per event of the hot paths, compared with those that are kept.
 #![forbid(unsafe_code)]
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use bench::{command_cycle, command_queues, log_ingest};
+use bench::hot_path::HOT_PATHS;
+use bench::instruction_count::{Counts, Kept, Verdict, key};
+use bench::{command_cycle, command_queues, instruction_count, log_ingest};
 use engine::request::Ack;
 
 const PAYLOAD_BYTES: usize = 256;
@@ -30,7 +33,11 @@ fn main() -> ExitCode {
         ["queues"] => queues(),
         // The second half of `queues`, in a process of its own.
         ["reopen", directory] => reopen(Path::new(directory)),
-        _ => Err("say log, commands or queues".to_owned()),
+        ["count"] => count(false),
+        ["count", "--accept"] => count(true),
+        // What runs under the counter.
+        ["count", "run", name] => run_hot_path(name),
+        _ => Err("say log, commands, queues, count or count --accept".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +96,45 @@ fn queues() -> Result<(), String> {
 fn reopen(directory: &Path) -> Result<(), String> {
     print("reopen", command_queues::reopen(directory, QUEUES)?);
     Ok(())
+}
+
+fn count(is_accepted: bool) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let (path, key) = (Kept::path(), key()?);
+    let mut kept = Kept::load(&path)?;
+    println!("instructions per event, {key}");
+    let (mut counts, mut worse) = (Counts::new(), Vec::new());
+    for hot_path in &HOT_PATHS {
+        let count = instruction_count::count(&program, hot_path)?;
+        let verdict = match kept.judge(&key, hot_path.name, count) {
+            Verdict::New => "nothing to compare with".to_owned(),
+            Verdict::Kept(percent) => format!("{percent:+.1} %"),
+            Verdict::Worse(percent) => {
+                worse.push(hot_path.name);
+                format!("{percent:+.1} %, worse")
+            }
+        };
+        println!("{:<18} {count:>8}  {verdict}", hot_path.name);
+        counts.insert(hot_path.name.to_owned(), count);
+    }
+    if is_accepted {
+        kept.accept(&key, counts);
+        return kept.save(&path);
+    }
+    if worse.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} costs more than {} % above what is kept; where that is meant, run `cargo run --release -p bench -- count \
+         --accept` and commit bench/instruction-counts.toml with the reason",
+        worse.join(", "),
+        instruction_count::TOLERANCE_PERCENT
+    ))
+}
+
+fn run_hot_path(name: &str) -> Result<(), String> {
+    let path = HOT_PATHS.iter().find(|path| path.name == name).ok_or("there is no such path")?;
+    path.run(directory()?.path(), path.repetitions)
 }
 
 fn print(name: &str, figures: command_queues::Figures) {
