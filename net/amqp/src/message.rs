@@ -104,11 +104,7 @@ impl<'a> Sections<'a> {
                 bare.begin(start, code).ok_or(misplaced)?;
             }
             match code {
-                code::HEADER => once(
-                    &mut sections.header,
-                    Header::decode(&mut Fields::decode(&mut decoder)?)?,
-                    misplaced,
-                )?,
+                code::HEADER => once(&mut sections.header, whole(&mut decoder, Header::decode)?, misplaced)?,
                 code::DELIVERY_ANNOTATIONS => {
                     once(&mut sections.delivery_annotations, map(&mut decoder)?, misplaced)?
                 }
@@ -117,7 +113,7 @@ impl<'a> Sections<'a> {
                 }
                 code::FOOTER => once(&mut sections.footer, map(&mut decoder)?, misplaced)?,
                 code::PROPERTIES => {
-                    sections.properties = Some(Properties::decode(&mut Fields::decode(&mut decoder)?)?);
+                    sections.properties = Some(whole(&mut decoder, Properties::decode)?);
                 }
                 code::APPLICATION_PROPERTIES => sections.application_properties = Some(map(&mut decoder)?),
                 code::DATA => match decoder.value()? {
@@ -194,6 +190,16 @@ fn once<T>(place: &mut Option<T>, value: T, misplaced: DecodeError) -> Result<()
         None => Ok(()),
         Some(_) => Err(misplaced),
     }
+}
+
+/// A section that is a list of fields, with nothing behind them.
+fn whole<'a, T>(
+    decoder: &mut Decoder<'a>,
+    decode: impl FnOnce(&mut Fields<'a>) -> Result<T, DecodeError>,
+) -> Result<T, DecodeError> {
+    let mut fields = Fields::decode(decoder)?;
+    let section = decode(&mut fields)?;
+    fields.end().map(|()| section)
 }
 
 fn map<'a>(decoder: &mut Decoder<'a>) -> Result<Map<'a>, DecodeError> {

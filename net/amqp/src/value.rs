@@ -119,7 +119,10 @@ impl<'a> Value<'a> {
         match self {
             Value::List(list) => check_values(list.body(), list.count(), below),
             Value::Map(map) => check_values(map.body(), map.value_count(), below),
-            Value::Array(array) => array.iter().try_for_each(|item| item?.check_below(below()?)),
+            Value::Array(array) => {
+                array.iter().try_for_each(|item| item?.check_below(below()?))?;
+                array.check_end()
+            }
             Value::Described(described) => described.value()?.check_below(below()?),
             _ => Ok(()),
         }
@@ -155,12 +158,20 @@ fn check_values(
     count: u32,
     levels: impl Fn() -> Result<u32, DecodeError>,
 ) -> Result<(), DecodeError> {
-    if count == 0 {
-        return Ok(());
-    }
-    let levels = levels()?;
     let mut decoder = Decoder::new(body);
-    (0..count).try_for_each(|_| decoder.check(levels))
+    if count > 0 {
+        let levels = levels()?;
+        (0..count).try_for_each(|_| decoder.check(levels))?;
+    }
+    used_up(&decoder, count)
+}
+
+/// Nothing may lie behind the last of `count` values: who goes by the count would read on there, who goes by the size would not.
+pub(crate) fn used_up(decoder: &Decoder<'_>, count: u32) -> Result<(), DecodeError> {
+    match decoder.is_empty() {
+        true => Ok(()),
+        false => Err(DecodeError::InvalidCount(count)),
+    }
 }
 
 /// Reads values from the front of a slice.

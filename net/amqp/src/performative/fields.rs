@@ -1,7 +1,7 @@
 //! The fields of a composite, one after the other, with the types that the specification gives them.
 
 use crate::condition::Error;
-use crate::value::{self, Array, DecodeError, Decoder, Map, Value, encode};
+use crate::value::{self, Array, DecodeError, Decoder, Map, Value, encode, used_up};
 
 use super::{code, known_code};
 
@@ -29,6 +29,14 @@ impl<'a> Fields<'a> {
             0x40 => Ok(None),
             code => Ok(Some(code)),
         }
+    }
+
+    /// Passes over the fields that are left; nothing may lie behind the last one.
+    pub(crate) fn end(mut self) -> Result<(), DecodeError> {
+        while self.left > 0 {
+            self.value()?;
+        }
+        used_up(&self.decoder, 0)
     }
 
     /// The next field, whatever its type.

@@ -1,6 +1,6 @@
 //! Lists, maps, arrays and described values: slices whose elements are decoded on demand [AMQP 1.6.22 to 1.6.24, 1.2].
 
-use super::{DecodeError, Decoder, Value};
+use super::{DecodeError, Decoder, Value, used_up};
 use crate::limits::EMPTY_ELEMENT_COUNT_MAX;
 
 /// A list's elements.
@@ -145,6 +145,17 @@ impl<'a> Array<'a> {
             std::mem::replace(&mut skipped, Ok(()))?;
             construct(Decoder::new(constructor), &mut data)
         })
+    }
+
+    /// Whether the elements are all that there is.
+    pub(super) fn check_end(&self) -> Result<(), DecodeError> {
+        let mut data = Decoder::new(self.body);
+        if self.count > 0 {
+            skip_constructor(&mut data)?;
+            (0..self.count).try_for_each(|_| skip_data(self.body, &mut data))?;
+            return used_up(&data, self.count);
+        }
+        Ok(())
     }
 }
 

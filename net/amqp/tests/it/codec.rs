@@ -71,6 +71,31 @@ fn every_constructor_is_known() {
     }
 }
 
+/// Who goes by the count reads on behind the last element, who goes by the size does not: the two would see different messages.
+#[test]
+fn nothing_lies_behind_the_last_element() {
+    for bytes in [
+        &[0xc0, 3, 1, 0x40, 0x41][..],
+        &[0xc0, 2, 0, 0x41],
+        &[0xd0, 0, 0, 0, 6, 0, 0, 0, 1, 0x40, 0x41],
+        &[0xc1, 4, 2, 0x40, 0x40, 0x41],
+        &[0xe0, 4, 1, 0x50, 7, 8],
+        &[0xc0, 6, 1, 0xc0, 3, 1, 0x40, 0x41],
+    ] {
+        let value = Decoder::new(bytes).value().unwrap();
+        assert!(matches!(value.check(), Err(DecodeError::InvalidCount(_))), "{bytes:x?}");
+    }
+    // A header, properties and application-properties likewise.
+    for section in [&[0xc0, 3, 1, 0x40, 0x41][..], &[0xc0, 2, 0, 0x41]] {
+        for code in [code::HEADER, code::PROPERTIES] {
+            let message = [&[0x00, 0x53, code], section].concat();
+            assert_eq!(Sections::parse(&message), Err(DecodeError::InvalidCount(0)), "{message:x?}");
+        }
+    }
+    let message = [0x00, 0x53, code::APPLICATION_PROPERTIES, 0xc1, 2, 0, 0x41];
+    assert_eq!(Sections::parse(&message), Err(DecodeError::InvalidCount(0)));
+}
+
 #[test]
 fn a_field_may_have_another_integer_type() {
     use net_amqp::performative::Performative;
