@@ -12,7 +12,7 @@ use serde::Deserialize;
 /// Lines of a source file beyond which it hides a second noun.
 const LINES_MAX: usize = 600;
 
-/// Our crates and those of ours that each may name: arrows point down only. `bench` and `tests` may name anything.
+/// Our crates and those of ours that each may name: arrows point down only. `bench`, `fuzz` and `tests` may name anything.
 const ARROWS: [(&str, &[&str]); 9] = [
     ("segment-log", &[]),
     ("registry", &[]),
@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("net", &["engine-runtime", "engine", "segment-log", "registry", "net-amqp", "net-http", "net-mqtt"]),
     ("loadgen", &["net-amqp", "net-http", "net-mqtt"]),
 ];
-const ANYTHING: [&str; 2] = ["bench", "tests"];
+const ANYTHING: [&str; 3] = ["bench", "fuzz", "tests"];
 
 /// Where glommio may be named.
 const GLOMMIO_FENCE: [&str; 2] = ["engine/runtime/", "net/src/io/"];
