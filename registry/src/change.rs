@@ -10,7 +10,8 @@
 //! byte, 0 or 1; keys are sealed (2 bytes of length, then the sealed pair). Nothing may follow the last field.
 
 use crate::credential::DeviceKeys;
-use crate::device::{Device, DeviceStatus};
+use crate::device::{Device, DeviceStatus, Life};
+use crate::enrolment::{self, Enrolment, EnrolmentId, EnrolmentName, EnrolmentRef, Registration};
 use crate::group::ConsumerGroup;
 use crate::id::{ConsumerGroupId, DeviceId, ETag, GenerationId};
 use crate::policy::{Policy, PolicyName, Rights};
@@ -23,6 +24,12 @@ const DELETE_DEVICE: u8 = 2;
 const PUT_POLICY: u8 = 3;
 const PUT_CONSUMER_GROUP: u8 = 4;
 const DELETE_CONSUMER_GROUP: u8 = 5;
+const PUT_LIVING_DEVICE: u8 = 6;
+const PUT_ENROLMENT: u8 = 7;
+const DELETE_ENROLMENT: u8 = 8;
+const PUT_REGISTRATION: u8 = 9;
+const DELETE_REGISTRATION: u8 = 10;
+const DROP_REGISTRATIONS: u8 = 11;
 
 /// A mutation. Each says what is the case afterwards, so that applying it twice is applying it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +50,25 @@ pub enum Change {
         /// Its incarnation.
         id: ConsumerGroupId,
     },
+    /// The enrolment exists and looks like this.
+    PutEnrolment(Box<Enrolment>),
+    /// The enrolment does not exist, nor, of a single one, its registration.
+    DeleteEnrolment {
+        /// Which.
+        name: EnrolmentName,
+    },
+    /// This came of the registration.
+    PutRegistration(Box<Registration>),
+    /// Nothing is known of the registration.
+    DeleteRegistration {
+        /// Which.
+        id: EnrolmentId,
+    },
+    /// Nothing is known of any registration by the enrolment.
+    DropRegistrations {
+        /// Which.
+        enrolment: EnrolmentRef,
+    },
 }
 
 impl Change {
@@ -51,7 +77,8 @@ impl Change {
         out.push(VERSION);
         match self {
             Self::PutDevice(device) => {
-                out.push(PUT_DEVICE);
+                let is_plain = device.life == Life::default();
+                out.push(if is_plain { PUT_DEVICE } else { PUT_LIVING_DEVICE });
                 put_text(out, device.id.as_str());
                 out.extend_from_slice(&device.generation.0.to_le_bytes());
                 out.extend_from_slice(&device.etag.0.to_le_bytes());
@@ -59,7 +86,12 @@ impl Change {
                 put_keys(out, sealer, &device_owner(&device.id, device.generation), &device.keys);
                 out.push(status_code(device.status));
                 put_option(out, device.status_reason.as_ref(), |out, reason| put_text(out, reason));
-                put_option(out, device.status_updated_ms, |out, ms| out.extend_from_slice(&ms.to_le_bytes()));
+                put_option(out, device.status_updated_ms, put_number);
+                if !is_plain {
+                    put_option(out, device.life.registration.as_ref(), |out, id| put_text(out, id.as_str()));
+                    put_option(out, device.life.bootstrapped_ms, put_number);
+                    put_option(out, device.life.activated_ms, put_number);
+                }
             }
             Self::DeleteDevice { device } => {
                 out.push(DELETE_DEVICE);
@@ -80,6 +112,26 @@ impl Change {
             Self::DeleteConsumerGroup { id } => {
                 out.push(DELETE_CONSUMER_GROUP);
                 out.extend_from_slice(&id.0.to_le_bytes());
+            }
+            Self::PutEnrolment(enrolment) => {
+                out.push(PUT_ENROLMENT);
+                enrolment::put_single_or_group(out, enrolment, sealer);
+            }
+            Self::DeleteEnrolment { name } => {
+                out.push(DELETE_ENROLMENT);
+                enrolment::put_name(out, name);
+            }
+            Self::PutRegistration(registration) => {
+                out.push(PUT_REGISTRATION);
+                enrolment::put_registration(out, registration);
+            }
+            Self::DeleteRegistration { id } => {
+                out.push(DELETE_REGISTRATION);
+                put_text(out, id.as_str());
+            }
+            Self::DropRegistrations { enrolment } => {
+                out.push(DROP_REGISTRATIONS);
+                enrolment::put_reference(out, *enrolment);
             }
         }
     }
@@ -107,6 +159,25 @@ impl Change {
                 created_ms: reader.number()?,
             }),
             DELETE_CONSUMER_GROUP => Self::DeleteConsumerGroup { id: ConsumerGroupId(reader.number()?) },
+            PUT_LIVING_DEVICE => {
+                let device = reader.device(sealer)?;
+                let life = Life {
+                    registration: reader.option(enrolment::read_id)?,
+                    bootstrapped_ms: reader.option(Reader::number)?,
+                    activated_ms: reader.option(Reader::number)?,
+                };
+                if life == Life::default() {
+                    return Err(ChangeError::Malformed);
+                }
+                Self::PutDevice(Box::new(Device { life, ..device }))
+            }
+            PUT_ENROLMENT => Self::PutEnrolment(Box::new(enrolment::single_or_group(&mut reader, sealer)?)),
+            DELETE_ENROLMENT => Self::DeleteEnrolment { name: enrolment::read_name(&mut reader)? },
+            PUT_REGISTRATION => Self::PutRegistration(Box::new(enrolment::registration(&mut reader)?)),
+            DELETE_REGISTRATION => Self::DeleteRegistration { id: enrolment::read_id(&mut reader)? },
+            DROP_REGISTRATIONS => {
+                Self::DropRegistrations { enrolment: enrolment::read_reference(&mut reader)? }
+            }
             kind => return Err(ChangeError::Kind { kind }),
         };
         match reader.rest.is_empty() {
@@ -162,7 +233,7 @@ pub(crate) fn status_of(code: u8) -> Option<DeviceStatus> {
     [DeviceStatus::Enabled, DeviceStatus::Disabled].into_iter().find(|status| status_code(*status) == code)
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     put_bytes(out, text.as_bytes());
 }
 
@@ -173,20 +244,24 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_keys(out: &mut Vec<u8>, sealer: &KeySealer, owner: &[u8], keys: &DeviceKeys) {
+pub(crate) fn put_keys(out: &mut Vec<u8>, sealer: &KeySealer, owner: &[u8], keys: &DeviceKeys) {
     let mut sealed = Vec::with_capacity(192);
     sealer.seal(owner, keys, &mut sealed);
     put_bytes(out, &sealed);
 }
 
-fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+pub(crate) fn put_option<T>(out: &mut Vec<u8>, value: Option<T>, put: impl FnOnce(&mut Vec<u8>, T)) {
     out.push(u8::from(value.is_some()));
     if let Some(value) = value {
         put(out, value);
     }
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
@@ -197,11 +272,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn byte(&mut self) -> Result<u8, ChangeError> {
+    pub(crate) fn byte(&mut self) -> Result<u8, ChangeError> {
         Ok(self.take(1)?[0])
     }
 
-    fn number(&mut self) -> Result<u64, ChangeError> {
+    pub(crate) fn number(&mut self) -> Result<u64, ChangeError> {
         Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
     }
 
@@ -210,19 +285,19 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length))
     }
 
-    fn text(&mut self) -> Result<&'a str, ChangeError> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, ChangeError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| ChangeError::Malformed)
     }
 
-    fn device_id(&mut self) -> Result<DeviceId, ChangeError> {
+    pub(crate) fn device_id(&mut self) -> Result<DeviceId, ChangeError> {
         DeviceId::parse(self.text()?).map_err(|_| ChangeError::Malformed)
     }
 
-    fn keys(&mut self, sealer: &KeySealer, owner: &[u8]) -> Result<DeviceKeys, ChangeError> {
+    pub(crate) fn keys(&mut self, sealer: &KeySealer, owner: &[u8]) -> Result<DeviceKeys, ChangeError> {
         Ok(sealer.open(owner, self.bytes()?)?)
     }
 
-    fn option<T>(
+    pub(crate) fn option<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, ChangeError>,
     ) -> Result<Option<T>, ChangeError> {
@@ -243,6 +318,7 @@ impl<'a> Reader<'a> {
             status: status_of(self.byte()?).ok_or(ChangeError::Malformed)?,
             status_reason: self.option(|reader| Ok(reader.text()?.to_owned()))?,
             status_updated_ms: self.option(Self::number)?,
+            life: Life::default(),
             generation,
             id,
         })
@@ -252,6 +328,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::enrolment::{Allocation, EnrolmentKind, EnrolmentSettings};
     use crate::policy::builtin_policies;
     use crate::seal::DataKey;
 
@@ -269,6 +346,7 @@ mod tests {
             status: DeviceStatus::Disabled,
             status_reason: Some("out for répair".into()),
             status_updated_ms: Some(1_700_000_000_000),
+            life: Life::default(),
         }
     }
 
@@ -280,6 +358,31 @@ mod tests {
             ..device()
         };
         let group = ConsumerGroup { id: ConsumerGroupId(4), name: "stream".into(), created_ms: 5 };
+        let id = EnrolmentId::parse("r1").unwrap();
+        let life = Life { registration: Some(id.clone()), bootstrapped_ms: Some(6), activated_ms: None };
+        let name = EnrolmentName { kind: EnrolmentKind::Group, id: id.clone() };
+        let enrolment = Enrolment {
+            name: name.clone(),
+            incarnation: 3,
+            etag: ETag(4),
+            keys: device().keys,
+            status: DeviceStatus::Disabled,
+            device: Some(device().id),
+            settings: EnrolmentSettings { allocation: Allocation::Static, ..EnrolmentSettings::default() },
+            created_ms: 5,
+            updated_ms: 6,
+        };
+        let reference = enrolment.reference();
+        let registration = Registration {
+            id: id.clone(),
+            enrolment: reference,
+            device: device().id,
+            generation: GenerationId(7),
+            incarnation: 8,
+            etag: ETag(9),
+            created_ms: 10,
+            updated_ms: 11,
+        };
         vec![
             Change::PutDevice(Box::new(device())),
             Change::PutDevice(Box::new(plain)),
@@ -287,6 +390,12 @@ mod tests {
             Change::PutPolicy(builtin_policies(&mut |bytes| bytes.fill(2)).remove(3)),
             Change::PutConsumerGroup(group),
             Change::DeleteConsumerGroup { id: ConsumerGroupId(4) },
+            Change::PutDevice(Box::new(Device { life, ..device() })),
+            Change::PutEnrolment(Box::new(enrolment)),
+            Change::DeleteEnrolment { name },
+            Change::PutRegistration(Box::new(registration)),
+            Change::DeleteRegistration { id: id.clone() },
+            Change::DropRegistrations { enrolment: reference },
         ]
     }
 
@@ -359,5 +468,19 @@ mod tests {
         let bytes = encoded(&changes()[0]);
         assert_eq!(bytes[..28], *b"\x01\x01\x06\0pump-1\x07\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\0\x03\0");
         assert_eq!(bytes[bytes.len() - 9..], *b"\x01\x00\x68\xe5\xcf\x8b\x01\0\0");
+        let living = encoded(&changes()[6]);
+        assert_eq!((living[1], &living[2..bytes.len()]), (6, &bytes[2..]));
+        assert_eq!(living[bytes.len()..], *b"\x01\x02\0r1\x01\x06\0\0\0\0\0\0\0\x00");
+        let enrolment = encoded(&changes()[7]);
+        let head =
+            b"\x01\x07\x01\x02\0r1\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0\x06\0\0\0\0\0\0\0";
+        assert_eq!(enrolment[..head.len()], *head);
+        assert_eq!(enrolment[enrolment.len() - 11..], *b"\x01\x01\x06\0pump-1\x0e");
+        assert_eq!(encoded(&changes()[8]), b"\x01\x08\x01\x02\0r1");
+        let registration = encoded(&changes()[9]);
+        assert_eq!(registration[..24], *b"\x01\x09\x02\0r1\x01\x03\0\0\0\0\0\0\0\x06\0pump-1\x07");
+        assert_eq!(registration.len(), 23 + 5 * 8);
+        assert_eq!(encoded(&changes()[10]), b"\x01\x0a\x02\0r1");
+        assert_eq!(encoded(&changes()[11]), b"\x01\x0b\x01\x03\0\0\0\0\0\0\0");
     }
 }

@@ -1,6 +1,7 @@
 //! The device record.
 
 use crate::credential::{DeviceKey, DeviceKeys};
+use crate::enrolment::EnrolmentId;
 use crate::error::RegistryError;
 use crate::id::{DeviceId, ETag, GenerationId};
 use crate::limits::STATUS_REASON_CHARS_MAX;
@@ -30,6 +31,54 @@ impl DeviceStatus {
     }
 }
 
+/// How far a device has come in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its identity exists.
+    Provisioned,
+    /// It was told its hub and has its keys.
+    Bootstrapped,
+    /// It was here.
+    Activated,
+    /// It may not come any more.
+    Deactivated,
+}
+
+impl Stage {
+    /// Its name, as users see it. The fifth stage, de-provisioned, is that there is no identity.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provisioned => "provisioned",
+            Self::Bootstrapped => "bootstrapped",
+            Self::Activated => "activated",
+            Self::Deactivated => "deactivated",
+        }
+    }
+}
+
+/// What a device's life has brought so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Life {
+    /// The registration that gave it its keys.
+    pub registration: Option<EnrolmentId>,
+    /// When that was, milliseconds since 1970.
+    pub bootstrapped_ms: Option<u64>,
+    /// When it was first here, milliseconds since 1970.
+    pub activated_ms: Option<u64>,
+}
+
+impl Life {
+    /// How far that is, for a device of this status.
+    pub fn stage(&self, status: DeviceStatus) -> Stage {
+        match (status, self.activated_ms, self.bootstrapped_ms) {
+            (DeviceStatus::Disabled, ..) => Stage::Deactivated,
+            (_, Some(_), _) => Stage::Activated,
+            (_, None, Some(_)) => Stage::Bootstrapped,
+            (_, None, None) => Stage::Provisioned,
+        }
+    }
+}
+
 /// An identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -49,6 +98,8 @@ pub struct Device {
     pub status_reason: Option<String>,
     /// When the status last changed, milliseconds since 1970; none: never since creation.
     pub status_updated_ms: Option<u64>,
+    /// What its life has brought so far.
+    pub life: Life,
 }
 
 /// What the back end wants an identity to be.

@@ -51,6 +51,30 @@ pub enum RegistryError {
         /// The limit.
         count_max: usize,
     },
+    /// An enrolment of this name exists.
+    #[error("enrollment exists already")]
+    EnrolmentExists,
+    /// No such enrolment.
+    #[error("enrollment not found")]
+    EnrolmentNotFound,
+    /// There are as many enrolments as there may be.
+    #[error("there are {count_max} enrollments already")]
+    EnrolmentsExhausted {
+        /// The limit.
+        count_max: usize,
+    },
+    /// No such registration.
+    #[error("registration not found")]
+    RegistrationNotFound,
+    /// There are as many registrations as there may be.
+    #[error("there are {count_max} registrations already")]
+    RegistrationsExhausted {
+        /// The limit.
+        count_max: usize,
+    },
+    /// The identity that a registration would get is not its own.
+    #[error("the device exists and was not made by this registration")]
+    DeviceTaken,
     /// A stored identity cannot be read, though its file's checksum was right: the hub refuses to guess.
     #[error("a stored identity is damaged")]
     Damaged,

@@ -24,11 +24,13 @@ pub mod audience;
 mod change;
 mod credential;
 mod device;
+mod enrolment;
 mod error;
 mod group;
 mod id;
 mod layer;
 pub mod limits;
+mod parted;
 mod plan;
 mod policy;
 pub mod sas;
@@ -39,10 +41,15 @@ mod store;
 pub use audience::Audience;
 pub use change::{Change, ChangeError};
 pub use credential::{DeviceKey, DeviceKeys, KeyError};
-pub use device::{Device, DeviceDraft, DeviceStatus};
+pub use device::{Device, DeviceDraft, DeviceStatus, Life, Stage};
+pub use enrolment::{
+    Allocation, Assignment, Enrolment, EnrolmentDraft, EnrolmentId, EnrolmentKind, EnrolmentName,
+    EnrolmentRef, EnrolmentSettings, Registration, derive_key,
+};
 pub use error::RegistryError;
 pub use group::{ConsumerGroup, DEFAULT_CONSUMER_GROUP};
 pub use id::{ConsumerGroupId, DeviceId, ETag, GenerationId, IdError};
+pub use parted::PartedMap;
 pub use policy::{Policy, PolicyName, Rights, builtin_policies};
 pub use sas::{KeyForm, SasError, SasToken};
 pub use seal::{DataKey, KeySealer, SealError};

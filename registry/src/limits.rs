@@ -28,6 +28,16 @@ pub const GROUP_NAME_BYTES_MAX: usize = 50;
 /// Consumer groups of the hub, `$Default` among them \[IoT Hub: quotas and throttling\].
 pub const GROUP_COUNT_MAX: usize = 20;
 
+/// Enrolment groups of one hub \[Device Provisioning Service: quotas, 100 groups with symmetric keys\]. Also bounds how many
+/// keys a token of an unknown device is tried with.
+pub const ENROLMENT_GROUP_COUNT_MAX: usize = 100;
+
+/// Single enrolments of one partition \[Device Provisioning Service: quotas, 1 000 000 of one service\].
+pub const ENROLMENT_COUNT_MAX: usize = 1_000_000;
+
+/// Registrations of one partition \[Device Provisioning Service: quotas, 1 000 000 of one service\].
+pub const REGISTRATION_COUNT_MAX: usize = 1_000_000;
+
 /// Bytes of a SAS token's text. Real ones stay below 600; this leaves room for 128-character ids with every character
 /// escaped and long host names, and bounds what a peer can make us hash.
 pub const TOKEN_BYTES_MAX: usize = 4096;

@@ -3,7 +3,7 @@
 use crate::Random;
 use crate::change::Change;
 use crate::credential::{DeviceKey, DeviceKeys};
-use crate::device::{Device, DeviceDraft};
+use crate::device::{Device, DeviceDraft, DeviceStatus, Life};
 use crate::error::RegistryError;
 use crate::group::{self, ConsumerGroup};
 use crate::id::{ConsumerGroupId, DeviceId, ETag, GenerationId};
@@ -28,15 +28,11 @@ impl Store {
         }
         let primary = draft.primary_key.unwrap_or_else(|| DeviceKey::generate(random));
         let secondary = draft.secondary_key.unwrap_or_else(|| DeviceKey::generate(random));
+        let made = self.first_state(draft.device, DeviceKeys { primary, secondary }, now_ms);
         Ok(Change::PutDevice(Box::new(Device {
-            id: draft.device,
-            generation: self.next_generation(now_ms),
-            etag: self.next_etag(),
-            keys_version: 1,
-            keys: DeviceKeys { primary, secondary },
             status: draft.status,
             status_reason: draft.status_reason,
-            status_updated_ms: None,
+            ..made
         })))
     }
 
@@ -65,6 +61,7 @@ impl Store {
             status: draft.status,
             status_reason: draft.status_reason,
             status_updated_ms,
+            life: before.life,
         })))
     }
 
@@ -96,6 +93,21 @@ impl Store {
         }
     }
 
+    /// A new identity, enabled.
+    pub(crate) fn first_state(&self, id: DeviceId, keys: DeviceKeys, now_ms: u64) -> Device {
+        Device {
+            id,
+            generation: self.next_generation(now_ms),
+            etag: self.next_etag(),
+            keys_version: 1,
+            keys,
+            status: DeviceStatus::Enabled,
+            status_reason: None,
+            status_updated_ms: None,
+            life: Life::default(),
+        }
+    }
+
     fn matching(&self, device: &DeviceId, if_match: Option<ETag>) -> Result<Device, RegistryError> {
         let before = self.device(device)?.ok_or(RegistryError::DeviceNotFound)?;
         match if_match {
@@ -111,7 +123,7 @@ impl Store {
     }
 
     /// Above [`ETag::NEVER`] from the first on.
-    fn next_etag(&self) -> ETag {
+    pub(crate) fn next_etag(&self) -> ETag {
         ETag(self.marks.revision + 1)
     }
 }

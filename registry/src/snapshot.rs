@@ -3,7 +3,7 @@
 //! | position | bytes | header |
 //! |---|---|---|
 //! | 0 | 8 | magic `CHREGIST` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2 |
 //! | 12 | 4 | CRC-32 of the header with this field 0 |
 //! | 16 | 8 | length of the whole file |
 //! | 24 | 4 | CRC-32 of everything behind the header |
@@ -17,22 +17,29 @@
 //! | 80 | 8 | largest revision (ETag, consumer group) ever given |
 //! | 88 | 8 | number of this snapshot |
 //! | 96 | 16 | fingerprint of the data key |
-//! | 112 | 16 | 0 |
+//! | 112 | 8 | position of the enrolments; 0 in version 1 |
+//! | 120 | 8 | 0 |
 //!
 //! Device records begin at 128, each 16-aligned. The device table has 12 bytes per device: position (8) and length (4) of
-//! its record. Integers are little-endian. The hub's records are one rkyv archive, 16-aligned.
+//! its record. Enrolments and registrations are the changes that make them, each behind its length (4). Integers are
+//! little-endian. The hub's records are one rkyv archive, 16-aligned.
+//!
+//! A file of version 1 has no enrolments, and its device records say nothing of a device's life. It is read as it is; the next
+//! one is written anew.
 //!
 //! Both checksums are verified before rkyv sees a byte. rkyv's own validation then runs once per record, when that record
 //! is used, which needs no unsafe code and keeps opening free of work per device.
+
+mod stored;
 
 use std::sync::Arc;
 
 use rkyv::rancor::Failure;
 use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::change::{device_owner, policy_owner, status_code, status_of};
-use crate::device::{Device, DeviceStatus};
+use crate::change::{Change, ChangeError, device_owner, policy_owner, status_of};
+use crate::device::{Device, DeviceStatus, Life};
+use crate::enrolment::Enrolments;
 use crate::error::RegistryError;
 use crate::group::ConsumerGroup;
 use crate::id::{ConsumerGroupId, DeviceId, ETag, GenerationId};
@@ -40,51 +47,21 @@ use crate::layer::{Entry, Merged};
 use crate::policy::{Policy, PolicyName, Rights};
 use crate::seal::{KeySealer, SealError};
 use crate::store::DeviceCount;
+use stored::{
+    ArchivedStoredDevice, ArchivedStoredLivingDevice, StoredHub, StoredPolicy, archive_of, stored_device,
+    stored_hub,
+};
 
 /// The bytes of a file: mapped and populated, or in memory.
 pub type FileBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 const MAGIC: [u8; 8] = *b"CHREGIST";
-const VERSION: u32 = 1;
+const VERSION_1: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 128;
 const ALIGNMENT: usize = 16;
 const TABLE_ENTRY_BYTES: usize = 12;
-
-/// A device at rest.
-#[derive(Archive, Serialize)]
-struct StoredDevice {
-    id: String,
-    generation: u64,
-    etag: u64,
-    keys_version: u64,
-    sealed_keys: Vec<u8>,
-    status: u8,
-    status_reason: Option<String>,
-    status_updated_ms: Option<u64>,
-}
-
-/// A policy at rest.
-#[derive(Archive, Serialize, Deserialize)]
-struct StoredPolicy {
-    name: String,
-    rights: u8,
-    sealed_keys: Vec<u8>,
-}
-
-/// A consumer group at rest.
-#[derive(Archive, Serialize, Deserialize)]
-struct StoredGroup {
-    id: u64,
-    name: String,
-    created_ms: u64,
-}
-
-/// What partition 0 holds besides devices.
-#[derive(Archive, Serialize, Deserialize)]
-struct StoredHub {
-    policies: Vec<StoredPolicy>,
-    groups: Vec<StoredGroup>,
-}
+const ENROLMENT_HEAD_BYTES: usize = 4;
 
 /// Counters that a snapshot carries on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,8 +79,10 @@ pub(crate) struct Marks {
 #[derive(Clone)]
 pub struct SnapshotFile {
     bytes: FileBytes,
+    version: u32,
     marks: Marks,
     table: usize,
+    enrolments: usize,
     hub: usize,
     extra: usize,
     fingerprint: [u8; 16],
@@ -122,9 +101,9 @@ impl SnapshotFile {
         if crc32fast::hash(&zeroed) != u32_at(header, 12) {
             return Err(SnapshotError::Checksum);
         }
-        match u32_at(header, 8) {
-            VERSION => {}
-            version => return Err(SnapshotError::Version { version }),
+        let version = u32_at(header, 8);
+        if !(VERSION_1..=VERSION).contains(&version) {
+            return Err(SnapshotError::Version { version });
         }
         if u64_at(header, 16) != file.len() as u64 {
             return Err(SnapshotError::Malformed);
@@ -134,13 +113,15 @@ impl SnapshotFile {
         }
         let position_at = |at| usize::try_from(u64_at(header, at)).map_err(|_| SnapshotError::Malformed);
         let (table, hub, extra) = (position_at(48)?, position_at(56)?, position_at(64)?);
+        let enrolments = if version == VERSION_1 { hub } else { position_at(112)? };
         let count = DeviceCount { enabled: u64_at(header, 32), disabled: u64_at(header, 40) };
         let table_bytes = count
             .enabled
             .checked_add(count.disabled)
             .and_then(|devices| usize::try_from(devices).ok())
             .and_then(|devices| devices.checked_mul(TABLE_ENTRY_BYTES));
-        if table.checked_add(table_bytes.ok_or(SnapshotError::Malformed)?).is_none_or(|end| end > hub)
+        if table.checked_add(table_bytes.ok_or(SnapshotError::Malformed)?).is_none_or(|end| end > enrolments)
+            || enrolments > hub
             || hub > extra
             || extra > file.len()
         {
@@ -153,7 +134,7 @@ impl SnapshotFile {
             snapshot: u64_at(header, 88),
         };
         let fingerprint = header[96..112].try_into().expect("sixteen bytes");
-        Ok(Self { bytes: aligned(bytes), marks, table, hub, extra, fingerprint })
+        Ok(Self { bytes: aligned(bytes), version, marks, table, enrolments, hub, extra, fingerprint })
     }
 
     /// The same without the blob, for whoever serves from it and has no more use for that: `copy` is given what lies in
@@ -214,7 +195,7 @@ impl SnapshotFile {
 
     /// The device at `index`, with its keys opened.
     pub(crate) fn device(&self, index: usize, sealer: &KeySealer) -> Result<Device, RegistryError> {
-        let stored = self.record(index)?;
+        let (stored, life) = (self.record(index)?, self.life(index)?);
         let id = DeviceId::parse(&stored.id).map_err(|_| RegistryError::Damaged)?;
         let generation = GenerationId(stored.generation.into());
         Ok(Device {
@@ -226,6 +207,7 @@ impl SnapshotFile {
             status: status_of(stored.status).ok_or(RegistryError::Damaged)?,
             status_reason: stored.status_reason.as_ref().map(|reason| reason.as_str().to_owned()),
             status_updated_ms: stored.status_updated_ms.as_ref().map(|ms| ms.to_native()),
+            life,
         })
     }
 
@@ -255,9 +237,41 @@ impl SnapshotFile {
         Ok((policies?, groups.collect()))
     }
 
+    /// The changes that make the enrolments and registrations.
+    pub(crate) fn enrolments(&self, sealer: &KeySealer) -> Result<Vec<Change>, SnapshotError> {
+        let mut rest = self.file().get(self.enrolments..self.hub).ok_or(SnapshotError::Malformed)?;
+        let mut changes = Vec::new();
+        while rest.len() >= ENROLMENT_HEAD_BYTES {
+            let (head, behind) = rest.split_at(ENROLMENT_HEAD_BYTES);
+            let length = u32_at(head, 0) as usize;
+            if length == 0 {
+                break;
+            }
+            let (change, behind) = behind.split_at_checked(length).ok_or(SnapshotError::Malformed)?;
+            changes.push(Change::decode(change, sealer)?);
+            rest = behind;
+        }
+        match rest.iter().all(|byte| *byte == 0) && rest.len() < ALIGNMENT {
+            true => Ok(changes),
+            false => Err(SnapshotError::Malformed),
+        }
+    }
+
     fn record(&self, index: usize) -> Result<&ArchivedStoredDevice, RegistryError> {
+        if self.version != VERSION_1 {
+            return Ok(&self.living(index)?.device);
+        }
         let bytes = self.record_bytes(index).ok_or(RegistryError::Damaged)?;
         rkyv::access::<ArchivedStoredDevice, Failure>(bytes).map_err(|_| RegistryError::Damaged)
+    }
+
+    fn living(&self, index: usize) -> Result<&ArchivedStoredLivingDevice, RegistryError> {
+        let bytes = self.record_bytes(index).ok_or(RegistryError::Damaged)?;
+        rkyv::access::<ArchivedStoredLivingDevice, Failure>(bytes).map_err(|_| RegistryError::Damaged)
+    }
+
+    fn life(&self, index: usize) -> Result<Life, RegistryError> {
+        if self.version == VERSION_1 { Ok(Life::default()) } else { self.living(index)?.life() }
     }
 
     fn record_bytes(&self, index: usize) -> Option<&[u8]> {
@@ -300,17 +314,27 @@ pub enum SnapshotError {
     /// Its keys were sealed with another data key than the one given.
     #[error("the registry snapshot was sealed with another data key")]
     WrongDataKey,
+    /// An enrolment or a registration cannot be read.
+    #[error(transparent)]
+    Enrolment(#[from] ChangeError),
     /// A policy's keys do not open although the data key is the right one.
     #[error(transparent)]
     Sealed(#[from] SealError),
+}
+
+/// What a file holds besides devices.
+#[derive(Clone, Copy)]
+pub(crate) struct HubRecords<'a> {
+    pub(crate) policies: &'a [Policy],
+    pub(crate) groups: &'a [ConsumerGroup],
+    pub(crate) enrolments: &'a Enrolments,
 }
 
 /// Write a whole file.
 pub(crate) fn write_snapshot(
     devices: Merged<'_>,
     base: Option<&SnapshotFile>,
-    policies: &[Policy],
-    groups: &[ConsumerGroup],
+    hub: HubRecords<'_>,
     marks: Marks,
     write_extra: impl FnOnce(&mut Vec<u8>),
     sealer: &KeySealer,
@@ -325,6 +349,11 @@ pub(crate) fn write_snapshot(
         let (record, status) = match (entry.map_err(|_| SnapshotError::Malformed)?, base) {
             (Entry::Layered(device), _) => {
                 archive = archive_of(&stored_device(device, sealer))?;
+                (archive.as_slice(), Some(device.status))
+            }
+            (Entry::Stored(index), Some(base)) if base.version == VERSION_1 => {
+                let device = base.device(index, sealer).map_err(|_| SnapshotError::Malformed)?;
+                archive = archive_of(&stored_device(&device, sealer))?;
                 (archive.as_slice(), Some(device.status))
             }
             (Entry::Stored(index), Some(base)) => {
@@ -348,8 +377,11 @@ pub(crate) fn write_snapshot(
     let table_position = file.len();
     file.extend_from_slice(&table);
     file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+    let enrolments_position = file.len();
+    write_enrolments(hub.enrolments, sealer, &mut file);
+    file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
     let hub_position = file.len();
-    file.extend_from_slice(&archive_of(&stored_hub(policies, groups, sealer))?);
+    file.extend_from_slice(&archive_of(&stored_hub(hub.policies, hub.groups, sealer))?);
     let extra_position = file.len();
     write_extra(&mut file);
 
@@ -369,6 +401,7 @@ pub(crate) fn write_snapshot(
         (72, marks.generation),
         (80, marks.revision),
         (88, marks.snapshot),
+        (112, enrolments_position as u64),
     ];
     for (at, number) in numbers {
         header[at..at + 8].copy_from_slice(&number.to_le_bytes());
@@ -379,41 +412,21 @@ pub(crate) fn write_snapshot(
     Ok(file)
 }
 
-fn stored_device(device: &Device, sealer: &KeySealer) -> StoredDevice {
-    let mut sealed_keys = Vec::new();
-    sealer.seal(&device_owner(&device.id, device.generation), &device.keys, &mut sealed_keys);
-    StoredDevice {
-        id: device.id.as_str().to_owned(),
-        generation: device.generation.0,
-        etag: device.etag.0,
-        keys_version: device.keys_version,
-        sealed_keys,
-        status: status_code(device.status),
-        status_reason: device.status_reason.clone(),
-        status_updated_ms: device.status_updated_ms,
+fn write_enrolments(enrolments: &Enrolments, sealer: &KeySealer, file: &mut Vec<u8>) {
+    let Enrolments { groups, singles, registrations } = enrolments;
+    let enrolments = groups.iter().chain(singles.iter());
+    let enrolments = enrolments.map(|(_, enrolment)| Change::PutEnrolment(Box::new(enrolment.clone())));
+    let registrations = registrations.iter();
+    let registrations =
+        registrations.map(|(_, registration)| Change::PutRegistration(Box::new(registration.clone())));
+    for change in enrolments.chain(registrations) {
+        let head = file.len();
+        file.extend_from_slice(&[0; ENROLMENT_HEAD_BYTES]);
+        change.encode(sealer, file);
+        let length =
+            u32::try_from(file.len() - head - ENROLMENT_HEAD_BYTES).expect("a change is far below 4 GiB");
+        file[head..head + ENROLMENT_HEAD_BYTES].copy_from_slice(&length.to_le_bytes());
     }
-}
-
-fn stored_hub(policies: &[Policy], groups: &[ConsumerGroup], sealer: &KeySealer) -> StoredHub {
-    let policy = |policy: &Policy| {
-        let mut sealed_keys = Vec::new();
-        sealer.seal(&policy_owner(&policy.name), &policy.keys, &mut sealed_keys);
-        StoredPolicy { name: policy.name.as_str().to_owned(), rights: policy.rights.bits(), sealed_keys }
-    };
-    let group = |group: &ConsumerGroup| StoredGroup {
-        id: group.id.0,
-        name: group.name.clone(),
-        created_ms: group.created_ms,
-    };
-    StoredHub { policies: policies.iter().map(policy).collect(), groups: groups.iter().map(group).collect() }
-}
-
-fn archive_of(
-    value: &impl for<'a> Serialize<
-        rkyv::api::high::HighSerializer<AlignedVec, rkyv::ser::allocator::ArenaHandle<'a>, Failure>,
-    >,
-) -> Result<AlignedVec, SnapshotError> {
-    rkyv::to_bytes::<Failure>(value).map_err(|_| SnapshotError::Malformed)
 }
 
 /// rkyv reads in place and so needs its alignment. A mapping begins at a page; anything else is copied once if need be.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::change::Change;
 use crate::device::{Device, DeviceStatus};
+use crate::enrolment::Enrolments;
 use crate::error::RegistryError;
 use crate::group::ConsumerGroup;
 use crate::id::{ConsumerGroupId, DeviceId, GenerationId};
 use crate::layer::{Entry, Layer, Merged};
 use crate::policy::Policy;
 use crate::seal::KeySealer;
-use crate::snapshot::{Marks, SnapshotError, SnapshotFile, write_snapshot};
+use crate::snapshot::{HubRecords, Marks, SnapshotError, SnapshotFile, write_snapshot};
 
 /// Identities of one partition; in partition 0 also the hub's policies and consumer groups.
 ///
@@ -25,6 +26,7 @@ pub struct Store {
     pub(crate) marks: Marks,
     pub(crate) policies: Vec<Policy>,
     pub(crate) groups: Vec<ConsumerGroup>,
+    pub(crate) enrolments: Enrolments,
 }
 
 /// How many identities there are.
@@ -61,11 +63,13 @@ impl Store {
             marks: Marks::default(),
             policies: Vec::new(),
             groups: vec![ConsumerGroup::builtin()],
+            enrolments: Enrolments::default(),
         };
         let Some(file) = file else { return Ok(store) };
         let (policies, groups) = file.hub_records(&store.sealer)?;
         policies.into_iter().for_each(|policy| store.apply(Change::PutPolicy(policy)));
         groups.into_iter().for_each(|group| store.apply(Change::PutConsumerGroup(group)));
+        file.enrolments(&store.sealer)?.into_iter().for_each(|change| store.apply(change));
         store.marks = file.marks();
         // A blob that is larger than all identities is not kept in memory for their sake.
         let is_mostly_extra = file.extra().len() > file.bytes_len() / 2;
@@ -104,6 +108,18 @@ impl Store {
                 self.groups.insert(index, group);
             }
             Change::DeleteConsumerGroup { id } => self.groups.retain(|known| known.id != id),
+            Change::PutEnrolment(enrolment) => {
+                self.marks.revision = self.marks.revision.max(enrolment.etag.0);
+                let id = enrolment.name.id.clone();
+                self.enrolments.of_mut(enrolment.name.kind).insert(id, *enrolment);
+            }
+            Change::DeleteEnrolment { name } => self.enrolments.delete(&name),
+            Change::PutRegistration(registration) => {
+                self.marks.revision = self.marks.revision.max(registration.etag.0);
+                self.enrolments.registrations.insert(registration.id.clone(), *registration);
+            }
+            Change::DeleteRegistration { id } => drop(self.enrolments.registrations.remove(&id)),
+            Change::DropRegistrations { enrolment } => self.enrolments.drop_registrations(enrolment),
         }
     }
 
@@ -207,6 +223,7 @@ impl Store {
             marks: self.marks,
             policies: self.policies.clone(),
             groups: self.groups.clone(),
+            enrolments: self.enrolments.clone(),
         }
     }
 
@@ -264,6 +281,7 @@ pub struct SnapshotJob {
     marks: Marks,
     policies: Vec<Policy>,
     groups: Vec<ConsumerGroup>,
+    enrolments: Enrolments,
 }
 
 impl SnapshotJob {
@@ -279,8 +297,7 @@ impl SnapshotJob {
         write_snapshot(
             merged,
             self.base.as_ref(),
-            &self.policies,
-            &self.groups,
+            HubRecords { policies: &self.policies, groups: &self.groups, enrolments: &self.enrolments },
             self.marks,
             write_extra,
             &self.sealer,

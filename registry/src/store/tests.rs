@@ -234,8 +234,8 @@ fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
     let good = store.snapshot_job().run(|_| {}).unwrap();
     assert!(open(rewritten(good.clone(), |_| ())).is_ok());
     assert_eq!(
-        open(rewritten(good.clone(), |file| file[8] = 2)).err(),
-        Some(SnapshotError::Version { version: 2 })
+        open(rewritten(good.clone(), |file| file[8] = 3)).err(),
+        Some(SnapshotError::Version { version: 3 })
     );
 
     // Whatever single byte is wrong: an error when opening or when reading, never a panic, never another device's keys.
@@ -249,7 +249,7 @@ fn contents_that_pass_the_checksum_but_make_no_sense_are_refused() {
             }
         }
     }
-    for at in (16..96).step_by(8) {
+    for at in (16..120).step_by(8) {
         for value in [u64::MAX, 1 << 40, good.len() as u64 + 1] {
             let bad = rewritten(good.clone(), |file| file[at..at + 8].copy_from_slice(&value.to_le_bytes()));
             if let Ok(damaged) = open(bad) {
@@ -325,6 +325,7 @@ fn opening_costs_nothing_per_device() {
             status: DeviceStatus::Enabled,
             status_reason: None,
             status_updated_ms: None,
+            life: crate::Life::default(),
         })));
     }
     let started = std::time::Instant::now();
@@ -346,4 +347,61 @@ fn opening_costs_nothing_per_device() {
     assert_eq!(opened.changed_count(), 0, "nothing was built per device");
     assert!(file_bytes as u64 <= 320 * device_count + 4096, "{file_bytes} bytes");
     assert!(opening.as_millis() < 700, "{opening:?}");
+}
+
+/// Written by the last program that knew no enrolments: two devices, one of them disabled, five policies, a group, a blob.
+const VERSION_1: &[u8] = include_bytes!("tests/vectors/version-1.snapshot");
+
+#[test]
+fn a_file_of_version_1_opens_and_is_written_anew() {
+    let mut store = open(VERSION_1).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.count(), DeviceCount { enabled: 1, disabled: 1 });
+        assert_eq!((store.policies().len(), store.consumer_groups().len()), (5, 2));
+        let (plain, pump) =
+            (store.device(&id("plain")).unwrap(), store.device(&id("pump-1")).unwrap().unwrap());
+        assert_eq!(plain.unwrap().life, crate::Life::default());
+        assert_eq!((pump.status_reason.as_deref(), pump.status_updated_ms), (Some("leaks"), Some(9)));
+        assert_eq!(store.standing(&pump.id), Ok(Some((pump.generation, DeviceStatus::Disabled))));
+        let bytes = store.snapshot_job().run(|_| {}).unwrap();
+        assert_eq!(bytes[8], 2, "the version");
+        store = open(bytes).unwrap();
+    }
+    // What a file of version 1 holds is still served where it lies, with changes above it.
+    let mut store = open(VERSION_1).unwrap();
+    let change = store.plan_activate(&store.device(&id("plain")).unwrap().unwrap(), 3).unwrap();
+    store.apply(change);
+    let store = reopen(&mut store);
+    assert_eq!(store.device(&id("plain")).unwrap().unwrap().life.activated_ms, Some(3));
+    assert_eq!(store.device(&id("pump-1")).unwrap().unwrap().keys_version, 1);
+}
+
+#[test]
+fn enrolments_and_registrations_have_bounds_and_damage_is_refused() {
+    use crate::enrolment::{EnrolmentDraft, EnrolmentId, EnrolmentKind, EnrolmentName, EnrolmentSettings};
+    let draft = |number: usize| EnrolmentDraft {
+        name: EnrolmentName {
+            kind: EnrolmentKind::Group,
+            id: EnrolmentId::parse(&format!("g{number}")).unwrap(),
+        },
+        primary_key: None,
+        secondary_key: None,
+        status: DeviceStatus::Enabled,
+        device: None,
+        settings: EnrolmentSettings::default(),
+    };
+    let mut store = empty();
+    for number in 0..100 {
+        let change = store.plan_create_enrolment(draft(number), 1, &mut counting()).unwrap();
+        store.apply(change);
+    }
+    let refused = store.plan_create_enrolment(draft(100), 1, &mut counting());
+    assert_eq!(refused, Err(RegistryError::EnrolmentsExhausted { count_max: 100 }));
+
+    let bytes = store.snapshot_job().run(|_| {}).unwrap();
+    let keys = store.enrolments_after(EnrolmentKind::Group, None).next().unwrap().keys.primary.clone();
+    assert!(!bytes.windows(16).any(|window| window == &keys.as_bytes()[..16]), "keys are readable");
+    assert_eq!(open(bytes.clone()).unwrap().enrolments_after(EnrolmentKind::Group, None).count(), 100);
+    let other = KeySealer::new(&DataKey::from_bytes([2; 32]));
+    assert_eq!(open_with(bytes, other).err(), Some(SnapshotError::WrongDataKey));
 }
