@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod attestation;
 mod checkpoints;
 mod command_queue;
 mod command_rules;

@@ -39,6 +39,9 @@ pub const DEVICE_PAGE_COUNT_MAX: u32 = 1001;
 /// Most changes of identities in one request: what a shard does of them in one turn.
 pub const DEVICE_CHANGE_COUNT_MAX: usize = 1000;
 
+/// Registrations that one question for a group's looks at, whomever they are by: what a shard does of it in one turn.
+pub const REGISTRATIONS_PER_QUESTION: usize = 10_000;
+
 /// Monitoring events that wait for the caller to fetch them; what comes on top is counted and dropped.
 pub const MONITOR_EVENT_COUNT_MAX: usize = 4096;
 

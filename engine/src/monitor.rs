@@ -265,6 +265,8 @@ pub struct Counters {
     pub disconnects: u64,
     /// Tokens, keys and sessions refused.
     pub refusals: u64,
+    /// Devices that registered.
+    pub registrations: u64,
     /// Readers opened.
     pub readers_opened: u64,
     /// Readers that another one took the place of.

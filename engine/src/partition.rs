@@ -4,6 +4,7 @@
 mod checking;
 mod commanding;
 mod consuming;
+mod enrolling;
 mod identities;
 mod opening;
 mod receiving;
@@ -185,6 +186,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::DeleteConsumerGroup { name } => self.delete_group(&name, turn),
             Request::ListConsumerGroups => Ok(self.list_groups()),
             Request::FindPolicy { name } => self.find_policy(&name),
+            Request::Enrolment(request) => self.handle_enrolment(request, turn),
             request => unreachable!("{request:?} is answered by handle_request"),
         };
         match answer {

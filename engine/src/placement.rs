@@ -55,6 +55,7 @@ impl Request {
                 device_partition(&draft.device, partition_count)
             }
             Request::EnqueueCommand(draft) => device_partition(&draft.device, partition_count),
+            Request::Enrolment(request) => request.partition(partition_count),
             Request::AppendUnattached(append) => device_partition(&append.device, partition_count),
             Request::Settle { holder: Holder::Device { device, .. }, .. } => {
                 device_partition(device, partition_count)

@@ -7,6 +7,7 @@
 
 mod bulk;
 mod command;
+mod enrolment;
 mod error;
 mod reply;
 
@@ -17,6 +18,7 @@ pub use command::{
     Ack, CommandDraft, CommandQueueStatus, Holder, LockToken, LockedCommand, LockedReceipts, Outcome,
     Receipt, ReceiverId, Settlement, Subscription,
 };
+pub use enrolment::{Attested, EnrolmentReply, EnrolmentRequest, Page, Proof};
 pub use error::{EngineError, UnauthorizedReason};
 pub use registry::DeviceDraft;
 pub use reply::{
@@ -506,6 +508,8 @@ pub enum Request {
         /// The device.
         device: DeviceId,
     },
+    /// About enrolments and registrations.
+    Enrolment(EnrolmentRequest),
     /// A policy with its keys; only for the administrator of this run. Partition 0. Reply: [`Reply::Policy`].
     FindPolicy {
         /// Its name.

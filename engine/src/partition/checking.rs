@@ -72,6 +72,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             self.end_session_with_notice(live, SessionEnd::Stolen, turn);
         }
         let generation = device.generation;
+        self.activate(&device, turn);
         let session = Session {
             connection,
             device: id.clone(),
@@ -171,7 +172,7 @@ pub(super) fn refuse_grant(
 }
 
 /// Leave word of a refusal; what the caller is told is its reason.
-fn refuse(refusal: Refusal, protocol: Protocol, turn: &mut Turn<'_>) -> EngineError {
+pub(super) fn refuse(refusal: Refusal, protocol: Protocol, turn: &mut Turn<'_>) -> EngineError {
     let Refusal { claim, error } = refusal;
     turn.out.counters.refusals += 1;
     let at_ms = turn.now.wall_ms;

@@ -293,9 +293,9 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         Ok(())
     }
 
-    /// Whether a caller may act for a device, now.
+    /// Whether a caller may act for a device, now: then the device is here.
     fn check_device(
-        &self,
+        &mut self,
         device: &DeviceId,
         grant: &Grant,
         protocol: Protocol,
@@ -303,7 +303,10 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     ) -> Result<(), EngineError> {
         let now_s = turn.now.wall_ms / 1000;
         let checked = access::check_session(&self.store, &turn.config.access, device, grant, now_s);
-        checked.map(|_| ()).map_err(|error| super::checking::refuse_grant(grant, error, protocol, turn))
+        let (device, _) =
+            checked.map_err(|error| super::checking::refuse_grant(grant, error, protocol, turn))?;
+        self.activate(&device, turn);
+        Ok(())
     }
 }
 

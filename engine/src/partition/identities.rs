@@ -114,11 +114,11 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         Ok(())
     }
 
-    fn present(&self, id: &DeviceId) -> Result<Device, EngineError> {
+    pub(super) fn present(&self, id: &DeviceId) -> Result<Device, EngineError> {
         self.store.device(id).map_err(refused)?.ok_or(EngineError::DeviceNotFound)
     }
 
-    fn count_change(&self, turn: &mut Turn<'_>, event: impl FnOnce(u64) -> MonitorEvent) {
+    pub(super) fn count_change(&self, turn: &mut Turn<'_>, event: impl FnOnce(u64) -> MonitorEvent) {
         turn.out.counters.device_changes += 1;
         let event = event(turn.now.wall_ms);
         turn.out.monitor(event);
@@ -139,11 +139,12 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             status_reason: device.status_reason,
             status_updated_ms: device.status_updated_ms,
             command_count,
+            life: device.life,
         }
     }
 }
 
-fn etag(if_match: &IfMatch) -> Option<ETag> {
+pub(super) fn etag(if_match: &IfMatch) -> Option<ETag> {
     match if_match {
         IfMatch::Any => None,
         IfMatch::ETag(etag) => Some(*etag),

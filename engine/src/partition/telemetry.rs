@@ -118,6 +118,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         let views = events.views();
         let append = submit(&mut self.events, &self.appends, self.events_failed, &stamp, &views, turn)?;
         self.sessions.touch(id, turn.now.wall_ms);
+        self.activate(&device, turn);
         match append {
             Some(append) => self.appends.push_back(append.of(caller, count(&views))),
             None => turn.out.reply(caller, self.nothing_appended()),

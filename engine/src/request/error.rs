@@ -17,6 +17,9 @@ pub enum EngineError {
     /// The device is disabled.
     #[error("device is disabled")]
     DeviceDisabled,
+    /// The enrolment by which the device would register is disabled.
+    #[error("enrollment is disabled")]
+    EnrolmentDisabled,
     /// What the registry refuses: exists already, ETag mismatch, bad value.
     #[error(transparent)]
     Registry(#[from] RegistryError),

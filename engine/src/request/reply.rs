@@ -1,10 +1,12 @@
 //! What a caller is told: answers, and what it learns unasked.
 
-use registry::{ConsumerGroupId, DeviceId, DeviceKeys, DeviceStatus, ETag, GenerationId, PolicyName, Rights};
+use registry::{
+    ConsumerGroupId, DeviceId, DeviceKeys, DeviceStatus, ETag, GenerationId, Life, PolicyName, Rights,
+};
 
 use super::{
-    CommandQueueStatus, EngineError, Grant, LockedCommand, LockedReceipts, PartitionId, ReaderId, ReceiverId,
-    SequenceNumber, SessionId, Subscription,
+    CommandQueueStatus, EngineError, EnrolmentReply, Grant, LockedCommand, LockedReceipts, PartitionId,
+    ReaderId, ReceiverId, SequenceNumber, SessionId, Subscription,
 };
 use crate::payload::SharedRecords;
 
@@ -33,6 +35,8 @@ pub struct DeviceView {
     pub last_activity_ms: Option<u64>,
     /// Commands in its queue, locked ones too.
     pub command_count: u32,
+    /// What its life has brought so far.
+    pub life: Life,
 }
 
 /// A policy with its keys.
@@ -153,6 +157,8 @@ pub enum Reply {
     Subscription(Option<Subscription>),
     /// How the queue stands.
     CommandQueue(CommandQueueStatus),
+    /// About enrolments and registrations.
+    Enrolment(EnrolmentReply),
     /// The policy.
     Policy(Box<PolicyView>),
 }

@@ -47,14 +47,12 @@ impl Store {
         self.enrolments.registrations.find(id)
     }
 
-    /// Registrations by an enrolment in the order of their ids, those behind `after`.
-    pub fn registrations_after(
+    /// Registrations by any enrolment in the order of their ids, those behind `after`.
+    pub fn all_registrations_after(
         &self,
-        enrolment: EnrolmentRef,
         after: Option<&EnrolmentId>,
     ) -> impl Iterator<Item = &Registration> {
-        let all = self.enrolments.registrations.after(after);
-        all.map(|(_, registration)| registration).filter(move |found| found.enrolment == enrolment)
+        self.enrolments.registrations.after(after).map(|(_, registration)| registration)
     }
 
     /// Plan a new enrolment. Missing keys are generated.

@@ -222,6 +222,7 @@ mod tests {
             connection_updated_ms: None,
             last_activity_ms: None,
             command_count: 0,
+            life: registry::Life::default(),
         }
     }
 

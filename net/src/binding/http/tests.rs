@@ -162,6 +162,7 @@ fn view(id: &str) -> DeviceView {
         status: registry::DeviceStatus::Enabled,
         status_reason: None,
         status_updated_ms: None,
+        life: registry::Life::default(),
         connected: false,
         connection_updated_ms: None,
         last_activity_ms: None,

@@ -405,7 +405,8 @@ impl World {
         }
         for enrolment in self.enrolments.values().map(Enrolment::reference) {
             let expected = self.registrations.values().filter(|found| found.enrolment == enrolment);
-            assert!(self.store.registrations_after(enrolment, None).eq(expected));
+            let found = self.store.all_registrations_after(None);
+            assert!(found.filter(|found| found.enrolment == enrolment).eq(expected));
         }
         assert_eq!(self.store.consumer_groups(), self.groups.values().cloned().collect::<Vec<_>>());
     }

@@ -278,6 +278,7 @@ mod tests {
             status,
             status_reason: None,
             status_updated_ms: None,
+            life: registry::Life::default(),
             connected,
             connection_updated_ms: None,
             last_activity_ms: None,
