@@ -92,6 +92,27 @@ pub struct Arguments {
     /// A token for each connection's device alone, where it has one: then the hub may move it to that device's core.
     #[arg(long, help_heading = "Load")]
     pub device_tokens: bool,
+    /// connect: each device's TLS handshake builds on its last one: tickets.
+    #[arg(long, help_heading = "Load")]
+    pub resume: bool,
+    /// connect: all connections are lost at once, again and again, each time when the last one stands.
+    #[arg(long, conflicts_with = "rate", help_heading = "Load")]
+    pub storm: bool,
+    /// commands, mixed: commands of a device on their way at most.
+    #[arg(long, default_value_t = 10, help_heading = "Load")]
+    pub depth: u32,
+    /// commands, mixed: ask for no receipts.
+    #[arg(long, help_heading = "Load")]
+    pub no_receipts: bool,
+    /// mixed: commands a second.
+    #[arg(long, default_value_t = 200.0, help_heading = "Load")]
+    pub command_rate: f64,
+    /// replay, mixed: readers, each of all partitions.
+    #[arg(long, default_value_t = 1, help_heading = "Load")]
+    pub readers: u32,
+    /// replay: how often everything is read.
+    #[arg(long, default_value_t = 2, help_heading = "Load")]
+    pub passes: u32,
     /// What bodies and phases of the schedules come from.
     #[arg(long, default_value_t = 1, help_heading = "Load")]
     pub seed: u64,
@@ -112,6 +133,9 @@ pub struct Arguments {
     #[arg(long, help_heading = "Course")]
     pub unverified: bool,
 
+    /// Draw throughput and latency percentiles by time.
+    #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
+    pub plot: Option<PathBuf>,
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -124,14 +148,39 @@ pub enum Profile {
     Gateway,
     /// Many devices, each with a connection of its own.
     Telemetry,
+    /// Devices that connect, are let in, attach, and go again.
+    Connect,
+    /// Devices that hold their connections: what they cost in memory.
+    Idle,
+    /// Commands: enqueued, delivered, completed, told of by receipts.
+    Commands,
+    /// Readers from the oldest event; fills the hub for --seconds first.
+    Replay,
+    /// Telemetry of gateways, commands and readers from the oldest event at once.
+    Mixed,
 }
 
 impl Profile {
+    /// Whether it sends events, which are read back.
+    pub fn sends(self) -> bool {
+        matches!(self, Self::Gateway | Self::Telemetry | Self::Replay | Self::Mixed)
+    }
+
+    /// Whether nothing but a hub can be its target.
+    pub fn is_for_hubs(self) -> bool {
+        matches!(self, Self::Commands | Self::Replay | Self::Mixed)
+    }
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gateway => "gateway",
             Self::Telemetry => "telemetry",
+            Self::Connect => "connect",
+            Self::Idle => "idle",
+            Self::Commands => "commands",
+            Self::Replay => "replay",
+            Self::Mixed => "mixed",
         }
     }
 }
@@ -161,10 +210,24 @@ impl Arguments {
         let (connections, devices, rate) = match self.profile {
             Profile::Gateway => (4, 250, 50_000.0),
             Profile::Telemetry => (1000, 1, 5_000.0),
+            Profile::Connect => (100, 1, 200.0),
+            Profile::Idle => (1000, 1, 1.0),
+            Profile::Commands => (4, 250, 2_000.0),
+            Profile::Replay => (4, 250, 1.0),
+            Profile::Mixed => (4, 250, 10_000.0),
         };
         let connections = self.connections.unwrap_or(connections);
         let devices = self.devices.unwrap_or(devices);
-        let rate = (!self.closed).then_some(self.rate.unwrap_or(rate));
+        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
+        // Filling a hub, a storm and holding connections have no schedule.
+        let is_closed = self.closed || self.storm || matches!(self.profile, Profile::Replay | Profile::Idle);
+        let rate = (!is_closed).then_some(self.rate.unwrap_or(rate));
+        if matches!(self.profile, Profile::Connect | Profile::Idle) && devices != 1 {
+            return Err("a device that connects or idles has a connection of its own: --devices 1".to_owned());
+        }
+        if self.depth == 0 || self.readers == 0 || self.passes == 0 || !is_rate(self.command_rate) {
+            return Err("--depth, --readers, --passes and --command-rate must be above 0".to_owned());
+        }
         if self.body_bytes < MARK_BYTES {
             return Err(format!("--body-bytes must be at least {MARK_BYTES}"));
         }
@@ -179,7 +242,7 @@ impl Arguments {
         if connections.checked_mul(devices).is_none_or(|count| count > 10_000_000) {
             return Err("a load has at most ten million devices".to_owned());
         }
-        if rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        if rate.is_some_and(|rate| !is_rate(rate)) {
             return Err("--rate must be a number above 0".to_owned());
         }
         if !(self.seconds > 0.0 && self.seconds <= 86_400.0 && (0.0..=86_400.0).contains(&self.warm_up)) {
@@ -187,14 +250,15 @@ impl Arguments {
         }
         let per_connection = rate.map(|rate| rate / f64::from(connections) / f64::from(self.batch));
         let burst = match (self.profile, per_connection) {
-            (Profile::Gateway, Some(per_s)) => ((per_s / 1000.0).round() as u32).max(1),
+            (Profile::Gateway | Profile::Mixed, Some(per_s)) => ((per_s / 1000.0).round() as u32).max(1),
             _ => 1,
         };
         // An open loop sends by its schedule; its bound is only there so that a stall does not fill the memory.
-        let in_flight = match (self.profile, self.closed) {
-            (Profile::Gateway, true) => 8192,
-            (Profile::Telemetry, true) => 1,
-            (_, false) => 32_768,
+        let in_flight = match (self.profile, rate) {
+            (Profile::Telemetry, None) => 1,
+            (Profile::Commands, _) => 4096,
+            (_, None) => 8192,
+            (_, Some(_)) => 32_768,
         };
         Ok(Shape {
             connections,

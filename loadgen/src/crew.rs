@@ -144,9 +144,14 @@ impl Line {
     }
 
     fn show(&mut self, progress: &[Progress]) {
-        let [events, connects, commands, read] =
-            [Kind::Event, Kind::Connect, Kind::Command, Kind::Read].map(|kind| total(progress, kind));
-        let all = events + connects + commands + read;
+        let shown = [
+            (Kind::Event, "acknowledged"),
+            (Kind::Connect, "connects"),
+            (Kind::Command, "commands"),
+            (Kind::Read, "read"),
+        ];
+        let parts = shown.map(|(kind, what)| (total(progress, kind), what));
+        let all: u64 = parts.iter().map(|(count, _)| count).sum();
         let (at, before) = self.last;
         let passed_s = at.elapsed().as_secs_f64();
         if passed_s >= 0.5 {
@@ -156,8 +161,6 @@ impl Line {
         let (ready, count) = progress.iter().fold((0, 0), |(ready, count), progress| {
             (ready + progress.ready_count, count + progress.connection_count)
         });
-        let parts =
-            [(events, "acknowledged"), (connects, "connects"), (commands, "commands"), (read, "read")];
         let done: Vec<_> = parts
             .iter()
             .filter(|(count, _)| *count > 0)

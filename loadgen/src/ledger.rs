@@ -78,6 +78,11 @@ impl Ledger {
         Self { run, acknowledged: none.clone(), read: none, foreign_count: 0 }
     }
 
+    /// Devices that it knows.
+    pub fn device_count(&self) -> u32 {
+        self.acknowledged.len() as u32
+    }
+
     /// The server has acknowledged an event.
     ///
     /// # Errors

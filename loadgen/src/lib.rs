@@ -17,6 +17,7 @@ pub mod hub;
 pub mod io;
 pub mod job;
 pub mod ledger;
+pub mod plot;
 pub mod profile;
 pub mod record;
 pub mod report;
@@ -49,7 +50,11 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(arguments: &Arguments) -> Result<(), String> {
-    let report = Course::prepare(arguments)?.send()?;
+    let report = Course::prepare(arguments)?.run()?;
+    if let Some(path) = &arguments.plot {
+        std::fs::write(path, report.to_svg()?)
+            .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+    }
     match arguments.json {
         true => println!("{:#}", report.to_json()),
         false => println!("{}", report.to_table()),

@@ -17,14 +17,21 @@ pub enum Kind {
     Event,
     /// Connections, from the intended time to the last answer before they are of use.
     Connect,
-    /// Commands, from the intended time to the durable completion.
+    /// Commands, from the intended time until the device knows that their completion is durable.
     Command,
+    /// Connections among those whose TLS handshake resumed an earlier one; without latency.
+    Resume,
+    /// Commands, from the intended time until the back end knows that they are enqueued.
+    Enqueue,
+    /// Receipts of commands; without latency.
+    Receipt,
     /// Events that readers get while the window is open; without latency.
     Read,
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 4] = [Kind::Event, Kind::Connect, Kind::Command, Kind::Read];
+pub const KINDS: [Kind; 7] =
+    [Kind::Event, Kind::Connect, Kind::Command, Kind::Resume, Kind::Enqueue, Kind::Receipt, Kind::Read];
 
 /// A part of the window.
 #[derive(Clone, Debug)]
@@ -93,11 +100,11 @@ impl Recorder {
         }
     }
 
-    /// One that was intended within the window had not even begun at its end: it has taken `latency` at least.
-    pub fn overdue(&mut self, kind: Kind, at: Instant, latency: Duration) {
+    /// So many that were intended within the window had not even begun at its end: they have taken `latency` at least.
+    pub fn overdue(&mut self, kind: Kind, at: Instant, latency: Duration, count: u64) {
         if self.slice_index(at).is_some() {
-            self.series[kind as usize].overdue += 1;
-            self.latency(kind, at, latency, 1);
+            self.series[kind as usize].overdue += count;
+            self.latency(kind, at, latency, count);
         }
     }
 

@@ -1,12 +1,16 @@
 //! What a run found, as a table or JSON.
 
+use std::time::Duration;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Value, json};
 
-use crate::arguments::{Arguments, Shape};
+use crate::arguments::{Arguments, Profile, Shape};
 use crate::job::Protocol;
-use crate::record::{Figures, Kind, Percentiles};
+use crate::ledger::Ledger;
+use crate::plot;
+use crate::record::{Figures, Kind, Percentiles, Recorder};
 
 /// Seconds of a schedule that may be unsent at its end without being worth a line to people.
 const NOISE_S: f64 = 0.05;
@@ -24,12 +28,31 @@ pub struct Report {
     pub protocol: Protocol,
     /// Whether it used TLS.
     pub has_tls: bool,
+    /// How long was measured.
+    pub window: Duration,
     /// Of each kind that was measured.
     pub figures: Vec<(Kind, Option<Figures>)>,
+    /// Everything else.
+    pub found: Found,
+}
+
+/// What the processes of a run found, put together.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What was acknowledged.
+    pub ledger: Ledger,
+    /// What was measured.
+    pub recorder: Recorder,
     /// What it cost the server.
-    pub server_use: Option<ServerUse>,
+    pub server: Option<ServerUse>,
     /// What was read back; none: nothing was.
     pub read_back: Option<ReadBack>,
+    /// Each pass of a replay.
+    pub passes: Vec<ReadBack>,
+    /// Commands that were delivered once, in order, completed and receipted.
+    pub command_count: u64,
+    /// How long each reconnect storm took, seconds.
+    pub storms_s: Vec<f64>,
 }
 
 /// What the window cost the server.
@@ -37,12 +60,15 @@ pub struct Report {
 pub struct ServerUse {
     /// User and system time, seconds.
     pub cpu_s: f64,
-    /// Memory that it held at the end, bytes.
+    /// Memory that it held at the end of the window, bytes.
     pub resident_bytes: u64,
+    /// Memory that it held before the load connected, bytes.
+    pub resident_before_bytes: u64,
 }
 
 /// What was read back after the window, all of it checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReadBack {
     /// Events.
     pub count: u64,
@@ -60,6 +86,9 @@ fn names(kind: Kind) -> (&'static str, &'static str) {
         Kind::Event => ("events", "acknowledged"),
         Kind::Connect => ("connects", "connected"),
         Kind::Command => ("commands", "completed"),
+        Kind::Resume => ("resumptions", "resumed"),
+        Kind::Enqueue => ("enqueued", "enqueued"),
+        Kind::Receipt => ("receipts", "receipts"),
         Kind::Read => ("reads", "read"),
     }
 }
@@ -72,12 +101,19 @@ impl Report {
     /// What one of the run's main kind has cost the server, nanoseconds.
     fn cpu_ns_each(&self) -> Option<f64> {
         let (_, figures) = self.measured().next()?;
-        Some(self.server_use?.cpu_s * 1e9 / figures.count.max(1) as f64)
+        Some(self.found.server?.cpu_s * 1e9 / figures.count.max(1) as f64)
+    }
+
+    /// What an idle connection costs the server, bytes.
+    fn bytes_each(&self) -> Option<f64> {
+        let server = self.found.server.filter(|_| self.arguments.profile == Profile::Idle)?;
+        let grown = server.resident_bytes.saturating_sub(server.resident_before_bytes);
+        Some(grown as f64 / f64::from(self.shape.connections))
     }
 
     /// For machines.
     pub fn to_json(&self) -> Value {
-        let Self { arguments, shape, .. } = self;
+        let Self { arguments, shape, found, .. } = self;
         let mut value = json!({
             "profile": arguments.profile.name(),
             "target": self.target,
@@ -92,14 +128,18 @@ impl Report {
             "burst": shape.burst,
             "inFlightMaxPerConnection": shape.in_flight,
             "seed": arguments.seed,
-            "windowSeconds": arguments.seconds,
+            "windowSeconds": self.window.as_secs_f64(),
             "serverCpuNanosecondsEach": self.cpu_ns_each(),
-            "serverCpuSeconds": self.server_use.map(|server| server.cpu_s),
-            "serverResidentBytes": self.server_use.map(|server| server.resident_bytes),
-            "verified": self.read_back.map(|read| read.count),
-            "readBackSeconds": self.read_back.map(|read| read.seconds),
-            "readBackBytesPerSecond": self.read_back.map(|read| read.bytes_per_s),
-            "leftByEarlierRuns": self.read_back.map(|read| read.foreign_count),
+            "serverCpuSeconds": found.server.map(|server| server.cpu_s),
+            "serverResidentBytes": found.server.map(|server| server.resident_bytes),
+            "serverBytesPerConnection": self.bytes_each(),
+            "verified": found.read_back.map(|read| read.count),
+            "readBackSeconds": found.read_back.map(|read| read.seconds),
+            "readBackBytesPerSecond": found.read_back.map(|read| read.bytes_per_s),
+            "leftByEarlierRuns": found.read_back.map(|read| read.foreign_count),
+            "commandsVerified": found.command_count,
+            "stormSeconds": found.storms_s,
+            "passes": found.passes,
         });
         for (kind, figures) in self.measured() {
             value[names(kind).0] = json!(figures);
@@ -117,7 +157,7 @@ impl Report {
         row("load", self.describe_load());
         for (kind, figures) in self.measured() {
             let (what, done) = names(kind);
-            row(done, describe_count(what, figures, self.arguments.seconds));
+            row(done, describe_count(what, figures, self.window.as_secs_f64()));
             if let Some(latency_us) = figures.latency_us {
                 row("latency", describe_latency(&latency_us, self.shape.rate.is_some()));
             }
@@ -128,34 +168,76 @@ impl Report {
                 row("OVERDUE", text);
             }
         }
-        if let (Some(server), Some(ns)) = (self.server_use, self.cpu_ns_each()) {
-            let mib = server.resident_bytes as f64 / 1_048_576.0;
-            let busy = server.cpu_s / self.arguments.seconds;
-            row("server", format!("{ns:.0} ns of CPU each, {busy:.2} CPUs busy, {mib:.1} MiB resident"));
+        let found = &self.found;
+        if !found.storms_s.is_empty() {
+            let mut seconds = found.storms_s.clone();
+            seconds.sort_by(f64::total_cmp);
+            let (median, max) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
+            let text = format!(
+                "{} times, until all were back {median:.2} s (median), {max:.2} s (longest)",
+                seconds.len()
+            );
+            row("storms", text);
         }
-        row(
-            "verified",
-            match self.read_back {
-                None => "NOT: nothing was read back".to_owned(),
-                Some(ReadBack { count, seconds, bytes_per_s, foreign_count }) => {
-                    let mb_per_s = bytes_per_s / 1e6;
-                    let left = match foreign_count {
-                        0 => String::new(),
-                        count => format!("; {count} were left by earlier runs"),
-                    };
-                    format!(
-                        "{count} read back once and in order, in {seconds:.1} s ({mb_per_s:.0} MB/s){left}"
-                    )
-                }
-            },
-        );
+        for (index, pass) in found.passes.iter().enumerate() {
+            let per_s = pass.count as f64 / pass.seconds;
+            let text = format!(
+                "{per_s:.0} events/s, {:.0} MB/s of bodies, {:.2} s",
+                pass.bytes_per_s / 1e6,
+                pass.seconds
+            );
+            row(&format!("pass {}", index + 1), text);
+        }
+        if let Some(server) = found.server {
+            let mib = server.resident_bytes as f64 / 1_048_576.0;
+            let busy = server.cpu_s / self.window.as_secs_f64();
+            let each = self.cpu_ns_each().map_or_else(String::new, |ns| format!("{ns:.0} ns of CPU each, "));
+            row("server", format!("{each}{busy:.2} CPUs busy, {mib:.1} MiB resident"));
+        }
+        if let Some(bytes) = self.bytes_each() {
+            row("memory", format!("{:.2} KiB of the server for each connection", bytes / 1024.0));
+        }
+        if found.command_count > 0 {
+            let receipts = if self.arguments.no_receipts { "" } else { ", each with its receipt" };
+            let text = format!(
+                "{} commands delivered once and in order, and completed{receipts}",
+                found.command_count
+            );
+            row("verified", text);
+        }
+        match found.read_back {
+            None if self.arguments.profile.sends() => {
+                row("verified", "NOT: nothing was read back".to_owned())
+            }
+            None => {}
+            Some(ReadBack { count, seconds, bytes_per_s, foreign_count }) => {
+                let mb_per_s = bytes_per_s / 1e6;
+                let left = match foreign_count {
+                    0 => String::new(),
+                    count => format!("; {count} were left by earlier runs"),
+                };
+                let text = format!(
+                    "{count} events read back once and in order, in {seconds:.1} s ({mb_per_s:.0} MB/s){left}"
+                );
+                row("verified", text);
+            }
+        }
         table
+    }
+
+    /// A picture of the run's main kind by time.
+    pub fn to_svg(&self) -> Result<String, String> {
+        let (kind, figures) = self.measured().next().ok_or("nothing was measured that could be drawn")?;
+        Ok(plot::draw(&self.describe_load(), names(kind).0, figures))
     }
 
     fn describe_load(&self) -> String {
         let Self { arguments, shape, .. } = self;
         let pace = match shape.rate {
             Some(rate) => format!("open loop at {rate:.0}/s"),
+            None if arguments.profile == Profile::Idle => "idle".to_owned(),
+            None if arguments.storm => "storms".to_owned(),
+            None if arguments.profile == Profile::Connect => "closed loop".to_owned(),
             None => format!("closed loop with at most {} in flight on each", shape.in_flight),
         };
         format!(

@@ -44,6 +44,14 @@ impl Schedule {
         self.first + Duration::from_nanos(nanos as u64)
     }
 
+    /// No more will be begun: hear of those that were intended before `end`.
+    pub fn give_up(mut self, end: Instant, mut each: impl FnMut(Instant)) {
+        while self.next_at() < end {
+            each(self.next_at());
+            self.advance();
+        }
+    }
+
     /// The next one was begun.
     pub fn advance(&mut self) {
         self.next += 1;

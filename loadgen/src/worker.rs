@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::client::Run;
+use crate::client::storm::Storm;
 use crate::io::{Reactor, pin};
 use crate::job::{Job, Until};
 use crate::ledger::Ledger;
 use crate::record::{KINDS, Kind, Record, Recorder};
 
-/// How long a run may stand still while something is still to come.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a run may stand still while something is still to come. Receipts of commands are gathered for 15 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// After everything was read back: what was stored beyond it would come now.
 const AFTERMATH: Duration = Duration::from_millis(200);
 /// How often the user's process hears how far this one is.
@@ -59,6 +60,10 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// How long the work took, seconds.
     pub elapsed_s: f64,
+    /// Commands that were delivered once and in order, completed and, where that was asked for, told of by a receipt.
+    pub command_count: u64,
+    /// How long each storm took, seconds.
+    pub storms_s: Vec<f64>,
 }
 
 /// Be such a process: job and words from standard input, lines to standard output.
@@ -107,6 +112,9 @@ impl Worker {
     fn turn(&mut self, until: Option<Instant>) -> Result<(), String> {
         let end = Instant::now() + TURN;
         self.reactor.turn(&mut self.run, until.map_or(end, |until| until.min(end)))?;
+        if self.run.is_working() && self.run.storm.advance(self.run.now) {
+            self.reactor.wake_all(&mut self.run)?;
+        }
         if self.run.now - self.said_at > PROGRESS_INTERVAL {
             self.said_at = self.run.now;
             say(&Said::Progress(self.progress()))?;
@@ -122,7 +130,7 @@ impl Worker {
         }
     }
 
-    /// Turns until `is_done`; ten seconds in which nothing was done end the run.
+    /// Turns until `is_done`; as long as [`PATIENCE`] in which nothing was done ends the run.
     fn until(&mut self, what: &str, is_done: impl Fn(&Self) -> bool) -> Result<(), String> {
         self.last.1 = Instant::now();
         while !is_done(self) {
@@ -155,9 +163,18 @@ fn work() -> Result<Outcome, String> {
     }
     let now = Instant::now();
     let expected = job.ledger.acknowledged_count();
-    let run = Run { now, ledger: job.ledger, recorder: Recorder::default(), begins_at: None, ends_at: None };
+    let run = Run {
+        now,
+        commands: Ledger::new(job.run, job.ledger.device_count()),
+        storm: Storm::default(),
+        ledger: job.ledger,
+        recorder: Recorder::default(),
+        begins_at: None,
+        ends_at: None,
+    };
     let mut worker = Worker { reactor: Reactor::new()?, run, said_at: now, last: (0, now) };
     job.parts.iter().try_for_each(|part| part.start(&mut worker.reactor))?;
+    worker.run.storm.device_count = worker.reactor.count();
     worker
         .until("connections to be ready", |worker| worker.reactor.ready_count() == worker.reactor.count())?;
     say(&Said::Ready)?;
@@ -174,6 +191,7 @@ fn work() -> Result<Outcome, String> {
             let to = from + Duration::from_secs_f64(window_s);
             worker.run.recorder.open(from, to);
             worker.run.ends_at = Some(to);
+            worker.run.storm.begin();
             worker.reactor.wake_all(&mut worker.run)?;
             worker.pause(to)?;
         }
@@ -192,8 +210,15 @@ fn work() -> Result<Outcome, String> {
     worker.run.ends_at.get_or_insert(worker.run.now);
     worker.reactor.wake_all(&mut worker.run)?;
     worker.until("the last answers", |worker| worker.reactor.finished_count() == worker.reactor.count())?;
-    let Run { ledger, recorder, .. } = worker.run;
-    Ok(Outcome { ledger, records: recorder.records(), elapsed_s })
+    let Run { ledger, commands, storm, recorder, .. } = worker.run;
+    commands.verify().map_err(|error| format!("commands: {error}"))?;
+    Ok(Outcome {
+        ledger,
+        records: recorder.records(),
+        elapsed_s,
+        command_count: commands.read_count(),
+        storms_s: storm.durations.iter().map(Duration::as_secs_f64).collect(),
+    })
 }
 
 /// How many of a kind all processes have done.

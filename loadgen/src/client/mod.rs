@@ -2,14 +2,19 @@
 
 pub mod amqp;
 pub mod cbs;
+pub mod command;
+pub mod connector;
 pub mod https;
 pub mod mqtt;
+pub mod presence;
 pub mod publisher;
 pub mod reader;
 pub mod sender;
+pub mod storm;
 
 use std::time::Instant;
 
+use crate::client::storm::Storm;
 use crate::ledger::Ledger;
 use crate::record::Recorder;
 
@@ -20,6 +25,10 @@ pub struct Run {
     pub now: Instant,
     /// What was acknowledged and read back.
     pub ledger: Ledger,
+    /// Commands that were enqueued and delivered.
+    pub commands: Ledger,
+    /// Storms, where there are any.
+    pub storm: Storm,
     /// What was measured.
     pub recorder: Recorder,
     /// When work begins, once that is known.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use net_amqp::message::Header;
 use net_amqp::{AttachRequest, DeliveryState, LinkId, MessageBuilder, SendDelivery, SendRefused, Value};
 
-use crate::client::amqp::{Amqp, Happened, attach};
+use crate::client::amqp::{Amqp, Happened, attach, reason};
 use crate::ledger::Mark;
 
 /// Message format of a batch: each Data section is a message of its own.
@@ -20,6 +20,8 @@ pub struct Post<'a> {
     pub count: u32,
     /// What stands behind the mark in each body.
     pub filler: &'a [u8],
+    /// When it was to be sent.
+    pub intended: Instant,
 }
 
 impl Post<'_> {
@@ -50,6 +52,26 @@ pub struct Outcome {
     pub last: u32,
 }
 
+impl Outcome {
+    /// What an AMQP peer says of deliveries, the first of which had the id `base`.
+    pub fn of(
+        first: u32,
+        last: u32,
+        state: Option<DeliveryState<'_>>,
+        base: Option<u32>,
+    ) -> Result<Self, String> {
+        match (state, base) {
+            (Some(DeliveryState::Accepted), Some(base)) => {
+                Ok(Self { first: first.wrapping_sub(base), last: last.wrapping_sub(base) })
+            }
+            (Some(DeliveryState::Rejected(error)), _) => {
+                Err(format!("a message was rejected: {}", reason(error.as_ref())))
+            }
+            (state, _) => Err(format!("a message was not accepted: {state:?}")),
+        }
+    }
+}
+
 /// Sends the events of some devices over one connection.
 pub trait Publisher {
     /// The transport stands.
@@ -75,6 +97,11 @@ pub trait Publisher {
 
     /// Send for the device with this place on the connection.
     fn send(&mut self, place: usize, post: &Post<'_>, output: &mut Vec<u8>) -> Result<Sent, String>;
+
+    /// Whether something else than the connection keeps it from sending, so that it is to be asked again soon.
+    fn is_blocked(&self) -> bool {
+        false
+    }
 
     /// Say goodbye.
     fn close(&mut self, output: &mut Vec<u8>);
@@ -152,12 +179,7 @@ impl Publisher for AmqpPublisher {
                 *attached_count += 1;
                 Ok(())
             }
-            Happened::Settled { first, last, state, .. } => match (state, &first_id) {
-                (Some(DeliveryState::Accepted), Some(base)) => {
-                    on(Outcome { first: first.wrapping_sub(*base), last: last.wrapping_sub(*base) })
-                }
-                (state, _) => Err(format!("an event was not accepted: {state:?}")),
-            },
+            Happened::Settled { first, last, state, .. } => on(Outcome::of(first, last, state, *first_id)?),
             Happened::Transfer { .. } => Err("a message came on no link of ours".to_owned()),
         })
     }

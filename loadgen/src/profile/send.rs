@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DEVICE, add, endpoint};
+use super::{DEVICE, add, endpoint, phase};
 use crate::client::amqp::Amqp;
 use crate::client::https::HttpsPublisher;
 use crate::client::mqtt::{Mqtt, MqttPublisher};
@@ -12,7 +12,8 @@ use crate::client::publisher::AmqpPublisher;
 use crate::client::sender::{Sender, Sending};
 use crate::io::Reactor;
 use crate::job::{Access, Login, Protocol, Server};
-use crate::ledger::{device_id, mix};
+use crate::ledger::device_id;
+use crate::record::Kind;
 use crate::schedule::Pace;
 
 /// Connections that send.
@@ -61,6 +62,7 @@ impl SendPart {
                 in_flight_max: self.in_flight_max,
                 pace: self.pace(index),
                 seed: self.seed,
+                kind: Kind::Event,
             };
             let addresses: Vec<_> = match self.address.contains(DEVICE) {
                 true => devices.iter().map(|device| self.address.replace(DEVICE, device)).collect(),
@@ -105,10 +107,7 @@ impl SendPart {
     fn pace(&self, index: u32) -> Pace {
         match self.rate {
             None => Pace::Closed,
-            Some((per_s, burst)) => {
-                let phase = (mix(self.seed ^ mix(u64::from(index))) >> 11) as f64 / (1u64 << 53) as f64;
-                Pace::Open { per_s, burst, phase }
-            }
+            Some((per_s, burst)) => Pace::Open { per_s, burst, phase: phase(self.seed, index) },
         }
     }
 }
