@@ -289,7 +289,7 @@ pub fn program() -> PathBuf {
 }
 
 /// A loopback address that no other hub on this machine has: told by the process and a count within it.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let process = std::process::id();
     let count = COUNT.fetch_add(1, Ordering::Relaxed) % 250 + 1;
