@@ -18,8 +18,9 @@ pub struct Arguments {
     #[arg(value_enum, default_value_t = Profile::Gateway)]
     pub profile: Profile,
 
-    /// A broker in place of a hub: amqp[s]://[user[:password]@]host[:port]/queue, mqtt[s]://.../topic; {device} in the path
-    /// stands for the device's id. The environment variable LOADGEN_TARGET serves, too.
+    /// A broker in place of a hub, such as amqp://user:password@host:5672/queue; amqp, amqps, mqtt or mqtts, user and
+    /// port may be left out, {device} in the path stands for the device's id. The environment variable LOADGEN_TARGET
+    /// serves, too.
     #[arg(long, value_name = "URL", help_heading = "Target")]
     pub target: Option<String>,
     /// The queue, address or topic to send to, as it stands, in place of the one in the URL.
