@@ -1,0 +1,179 @@
+"""Results as they come, and the table of them."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from peers import PEERS
+from rows import HUB, Row
+
+
+@dataclass
+class Result:
+    """One measurement: loadgen's report, or why there is none."""
+
+    row: Row
+    name: str
+    round: int
+    report: dict | None
+    error: str | None
+
+    def summary(self) -> str:
+        if self.report is None:
+            return f"FAILED: {self.error}"
+        figures = self.report["events"]
+        latency = figures["latencyMicroseconds"]
+        verified = "verified" if self.report["verified"] else "NOT VERIFIED"
+        return f"{grouped(figures['perSecond'])} events/s, p99 {latency['p99'] / 1000:.1f} ms, {verified}"
+
+
+def grouped(number: float) -> str:
+    return f"{number:,.0f}".replace(",", " ")
+
+
+def first_line(path: str, begin: str) -> str:
+    lines = (line for line in Path(path).read_text().splitlines() if line.startswith(begin))
+    return next(lines, ":?").split(":", 1)[1].strip()
+
+
+def setting(root: Path, options: argparse.Namespace) -> dict:
+    """What the figures depend on besides the servers."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    memory_kib = int(first_line("/proc/meminfo", "MemTotal").split()[0])
+    kind = subprocess.run(
+        ["stat", "--file-system", "--format=%T", str(options.directory)], capture_output=True, text=True
+    ).stdout.strip()
+    changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "commit": git("rev-parse", "--short", "HEAD") + changed,
+        "machine": f"{os.cpu_count()} CPUs of {first_line('/proc/cpuinfo', 'model name')}, {memory_kib / 2**20:.0f} GiB",
+        "system": f"Linux {platform.release()}, {kind}",
+        "pinned": f"server on CPU {options.broker_cpu}, load on CPU {options.load_cpu}",
+        "seconds": options.seconds,
+        "warmUpSeconds": options.warm_up,
+        "rounds": options.rounds,
+        "loadAverageAtStart": os.getloadavg()[0],
+    }
+
+
+class Results:
+    """All measurements of a run."""
+
+    def __init__(self, setting: dict, versions: dict[str, str]):
+        self.setting = setting
+        self.versions = versions
+        self.results: list[Result] = []
+
+    def add(self, row: Row, name: str, number: int, report: dict | None, error: str | None) -> Result:
+        self.results.append(Result(row, name, number, report, error))
+        return self.results[-1]
+
+    def has_failures(self) -> bool:
+        return any(result.report is None for result in self.results)
+
+    def write(self, path: Path) -> None:
+        """The table, and beside it every measurement as loadgen reported it."""
+        raw = path.with_suffix(".jsonl")
+        lines = [json.dumps({"setting": self.setting, "versions": self.versions})]
+        for result in self.results:
+            report = result.report and {key: value for key, value in result.report.items() if key != "target"}
+            if report:
+                report["events"] = {k: v for k, v in report["events"].items() if k != "timeline"}
+            lines.append(
+                json.dumps(
+                    {
+                        "row": result.row.name,
+                        "server": result.name,
+                        "round": result.round,
+                        "error": result.error,
+                        "report": report,
+                    }
+                )
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, text in ((raw, "\n".join(lines) + "\n"), (path, self.table(raw.name))):
+            part = target.with_suffix(".part")
+            part.write_text(text)
+            part.replace(target)
+
+    def table(self, raw: str | None = None) -> str:
+        setting = self.setting
+        lines = [
+            f"# {setting['date']}: the hub and other brokers",
+            "",
+            f"Machine: {setting['machine']}; {setting['system']}; {setting['pinned']}. Hub and loadgen of {setting['commit']}.",
+            f"Windows of {setting['seconds']:g} s after {setting['warmUpSeconds']:g} s, {setting['rounds']} rounds with the servers in",
+            "turn, each on an empty directory; medians, with the lowest and the highest rate. Load average at the start:",
+            f"{setting['loadAverageAtStart']:.1f}. 256 B bodies, closed loop, certificates ECDSA P-256. What the columns mean:",
+            "[performance.md](../../docs/performance.md#beside-other-brokers)."
+            + (f" Raw: [{raw}]({raw})." if raw else ""),
+            "",
+            "| server | version | settings | an acknowledged event is |",
+            "|---|---|---|---|",
+        ]
+        names = list(dict.fromkeys(result.name for result in self.results))
+        for name in names:
+            peer = PEERS.get(name)
+            version = self.versions.get(peer.package, "?") if peer else setting["commit"]
+            about = peer or HUB
+            lines.append(f"| {name} | {version} | {about.settings} | {about.acknowledgement} |")
+        for row in dict.fromkeys(result.row for result in self.results):
+            lines += ["", *self.row_table(row, names)]
+        return "\n".join(lines) + "\n"
+
+    def row_table(self, row: Row, names: list[str]) -> list[str]:
+        lines = [
+            f"## {row.title}",
+            "",
+            f"`loadgen {' '.join(row.arguments)}`"
+            + ("; the hub has no MQTT in the clear, it is measured with TLS" if row.is_hub_alone_in_tls() else ""),
+            "",
+            "| server | events/s | lowest - highest | latency ms p50 / p99 | server CPU us per event | resident MiB | read back | runs |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for name in names:
+            results = [result for result in self.results if result.row == row and result.name == name]
+            if results:
+                lines.append(line(name, results))
+        return lines
+
+
+def line(name: str, results: list[Result]) -> str:
+    """A server's line: medians of the runs that came to something."""
+    reports = [result.report for result in results if result.report is not None]
+    failed = [result.error for result in results if result.report is None]
+    if not reports:
+        return f"| {name} | failed: {failed[-1].replace('|', '/')} | | | | | | 0 of {len(results)} |"
+    rates = [report["events"]["perSecond"] for report in reports]
+
+    def middle(values: list[float]) -> float:
+        return statistics.median(values)
+
+    p50, p99 = (
+        middle([report["events"]["latencyMicroseconds"][key] / 1000 for report in reports]) for key in ("p50", "p99")
+    )
+    cpu_us = middle([report["serverCpuNanosecondsEach"] / 1000 for report in reports])
+    resident_mib = middle([report["serverResidentBytes"] / 2**20 for report in reports])
+    verified = "all" if all(report["verified"] for report in reports) else "NOT"
+    note = f"; failed: {failed[-1].replace('|', '/')}" if failed else ""
+    cells = [
+        name,
+        grouped(middle(rates)),
+        f"{grouped(min(rates))} - {grouped(max(rates))}",
+        f"{p50:.1f} / {p99:.1f}",
+        f"{cpu_us:.1f}",
+        f"{resident_mib:.0f}",
+        verified,
+        f"{len(reports)} of {len(results)}{note}",
+    ]
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,83 @@
+"""The loads, one for each table of the results."""
+
+from dataclasses import dataclass
+
+# A gateway's load, as performance.md has it.
+PIPELINED = ("--closed", "--connections", "4", "--in-flight", "2048")
+# Many devices, each of which waits for its acknowledgement before it sends the next one.
+MANY = ("--closed", "--connections", "2000", "--in-flight", "1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One load."""
+
+    name: str
+    title: str
+    protocol: str
+    has_tls: bool
+    # Of loadgen, for every server.
+    arguments: tuple[str, ...]
+
+    @property
+    def hub_arguments(self) -> list[str]:
+        """The hub has no MQTT without TLS: there it is measured with it."""
+        is_plain = not self.has_tls and self.protocol == "amqp"
+        return ["--protocol", self.protocol, *(["--plain"] if is_plain else [])]
+
+    def is_hub_alone_in_tls(self) -> bool:
+        return not self.has_tls and self.protocol == "mqtt"
+
+
+@dataclass(frozen=True)
+class Hub:
+    """What the table says of the hub."""
+
+    protocols: tuple[str, ...]
+    settings: str
+    acknowledgement: str
+
+
+HUB = Hub(
+    protocols=("amqp", "mqtt"),
+    settings="as it comes: 4 partitions, a token verified for each device, events kept for 7 days",
+    acknowledgement="written (O_DIRECT) and synced (fdatasync): durable",
+)
+
+
+def rows() -> list[Row]:
+    found = []
+    for has_tls in (True, False):
+        ending, words = ("tls", "TLS") if has_tls else ("plain", "in the clear")
+        amqp_pipelined = ("gateway", *PIPELINED, "--devices", "250")
+        mqtt_pipelined = ("telemetry", *PIPELINED)
+        found += [
+            Row(
+                f"amqp-pipelined-{ending}",
+                f"AMQP 1.0, {words}: 4 connections of 250 devices each, 2048 events in flight on each",
+                "amqp",
+                has_tls,
+                amqp_pipelined,
+            ),
+            Row(
+                f"mqtt-pipelined-{ending}",
+                f"MQTT 3.1.1 QoS 1, {words}: 4 connections of one device each, 2048 events in flight on each",
+                "mqtt",
+                has_tls,
+                mqtt_pipelined,
+            ),
+        ]
+        found += [
+            Row(
+                f"{protocol}-many-{ending}",
+                f"{title}, {words}: 2000 connections, one event in flight on each",
+                protocol,
+                has_tls,
+                ("telemetry", *MANY),
+            )
+            for protocol, title in (("amqp", "AMQP 1.0"), ("mqtt", "MQTT 3.1.1 QoS 1"))
+        ]
+    return found
+
+
+ROWS = {row.name: row for row in rows()}
