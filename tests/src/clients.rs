@@ -15,6 +15,9 @@ use crate::hub::Hub;
 use crate::process::Printed;
 use crate::{skip, target_directory};
 
+/// How long a reader is waited for, milliseconds.
+const EVENT_PATIENCE_MS: u64 = 20_000;
+
 /// A script that waits for requests.
 #[derive(Debug)]
 pub struct Script {
@@ -74,6 +77,19 @@ impl Script {
             Some(error) => Err(error.clone()),
             None => Ok(answer["ok"].clone()),
         }
+    }
+
+    /// The next `count` events, or some more, of a reader that was subscribed in `events.js` or `events.py`.
+    pub fn take_events(&mut self, reader: &str, count: usize) -> Vec<Value> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            let taken =
+                self.ask("take", json!({ "reader": reader, "count": 1, "waitMs": EVENT_PATIENCE_MS }));
+            let new = taken["events"].as_array().expect("a list").clone();
+            assert!(!new.is_empty(), "{} of {count} events, then none: {taken}", events.len());
+            events.extend(new);
+        }
+        events
     }
 }
 

@@ -37,14 +37,7 @@ fn read_all(hub: &Hub, count: usize) -> Option<Vec<Value>> {
         .filter(|partition| script.ask("partition", json!({ "partition": partition }))["empty"] == false);
     let partition = used.next().expect("something was sent");
     script.ask("subscribe", json!({ "reader": "r", "partition": partition, "from": { "offset": "-1" } }));
-    let mut events = Vec::new();
-    while events.len() < count {
-        let taken = script.ask("take", json!({ "reader": "r", "count": 1, "waitMs": 20_000 }));
-        let new = taken["events"].as_array().expect("a list").clone();
-        assert!(!new.is_empty(), "{} of {count} events, then none: {taken}", events.len());
-        events.extend(new);
-    }
-    Some(events)
+    Some(script.take_events("r", count))
 }
 
 /// The same message over AMQP and over HTTPS: readers cannot tell which is which.

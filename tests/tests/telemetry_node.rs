@@ -45,13 +45,7 @@ fn reader(hub: &Hub, group: &str) -> Option<Script> {
 /// Read `count` events of a partition from a start position.
 fn read(script: &mut Script, partition: &str, from: &Value, count: usize) -> Vec<Value> {
     script.ask("subscribe", json!({ "reader": "r", "partition": partition, "from": from }));
-    let mut events = Vec::new();
-    while events.len() < count {
-        let taken = script.ask("take", json!({ "reader": "r", "count": 1, "waitMs": PATIENCE_MS }));
-        let new = taken["events"].as_array().expect("a list").clone();
-        assert!(!new.is_empty(), "{} of {count} events, then none: {taken}", events.len());
-        events.extend(new);
-    }
+    let events = script.take_events("r", count);
     script.ask("unsubscribe", json!({ "reader": "r" }));
     events
 }

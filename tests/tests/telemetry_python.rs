@@ -56,13 +56,7 @@ fn with(common: &Value, more: Value) -> Value {
 
 fn read(script: &mut Script, common: &Value, start: Value, count: usize) -> Vec<Value> {
     script.ask("subscribe", with(&with(common, json!({ "reader": "r" })), start));
-    let mut events = Vec::new();
-    while events.len() < count {
-        let taken = script.ask("take", json!({ "reader": "r", "count": 1, "waitMs": PATIENCE_MS }));
-        let new = taken["events"].as_array().expect("a list").clone();
-        assert!(!new.is_empty(), "{} of {count} events, then none: {taken}", events.len());
-        events.extend(new);
-    }
+    let events = script.take_events("r", count);
     script.ask("unsubscribe", json!({ "reader": "r" }));
     events
 }
