@@ -1,6 +1,6 @@
 //! Each `accepted` that was handed to the wire before a power cut is found after it, whichever operation the cut hits.
 
-use net_amqp::MessageBuilder;
+use net_amqp::{LinkId, MessageBuilder};
 use segment_log::storage::sim::{PowerCut, SimDisk};
 
 use super::hub::{Hub, START_S, config};
@@ -17,18 +17,22 @@ struct Told {
     accepted: Vec<bool>,
 }
 
-/// Two devices send singles and batches while the disk lives; at `cut` the power goes.
-fn run(cut: Option<u64>) -> (Hub, Vec<Told>) {
+/// A hub on which two devices have just attached: the wire and a link for each.
+fn attached() -> (Hub, usize, Vec<LinkId>) {
     let disk = SimDisk::new(5);
     let mut hub = Hub::open(disk, config(2, 64 << 10, 4096), START_S * 1000);
     let wire = hub.connect();
-    let links: Vec<_> = DEVICES
-        .iter()
-        .map(|(id, number)| {
-            hub.create_device(id, *number);
-            hub.attach_device(wire, id, *number)
-        })
-        .collect();
+    let attach = |(id, number): &(&str, u8)| {
+        hub.create_device(id, *number);
+        hub.attach_device(wire, id, *number)
+    };
+    let links = DEVICES.iter().map(attach).collect();
+    (hub, wire, links)
+}
+
+/// The devices send singles and batches while the disk lives; at `cut` the power goes.
+fn run(cut: Option<u64>) -> (Hub, Vec<Told>) {
+    let (mut hub, wire, links) = attached();
     if let Some(cut) = cut {
         hub.disk.cut_power_at(hub.disk.operation_count() + cut);
     }
@@ -93,14 +97,7 @@ fn no_power_cut_loses_what_was_accepted() {
         hub.disk.operation_count()
     };
     check(&mut hub, &told, "without a cut");
-    let started = {
-        let disk = SimDisk::new(5);
-        let mut hub = Hub::open(disk, config(2, 64 << 10, 4096), START_S * 1000);
-        for (id, number) in DEVICES {
-            hub.create_device(id, number);
-        }
-        hub.disk.operation_count()
-    };
+    let started = attached().0.disk.operation_count();
     let operation_count = before - started;
     assert!(operation_count > 30, "{operation_count} operations");
     let mut cut_with_acceptances = 0;
