@@ -64,11 +64,14 @@ class Bench:
 
     def measure(self, name: str, row: Row) -> dict:
         """One measurement; loadgen's own report."""
-        place_directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
+        directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.directory))
         try:
-            return self.measure_hub(row, place_directory) if name == HUB_NAME else self.measure_peer(name, row, place_directory)
+            found = self.measure_hub(row, directory) if name == HUB_NAME else self.measure_peer(name, row, directory)
         finally:
-            shutil.rmtree(place_directory, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
+        if not row.is_idle and not found.get("events", {}).get("latencyMicroseconds"):
+            raise Failed("nothing was acknowledged within the window")
+        return found
 
     def measure_hub(self, row: Row, directory: Path) -> dict:
         options = self.options

@@ -27,6 +27,8 @@ class Result:
     def summary(self) -> str:
         if self.report is None:
             return f"FAILED: {self.error}"
+        if self.row.is_idle:
+            return f"{self.report['serverBytesPerConnection'] / 1024:.1f} KiB a connection"
         figures = self.report["events"]
         latency = figures["latencyMicroseconds"]
         verified = "verified" if self.report["verified"] else "NOT VERIFIED"
@@ -87,7 +89,7 @@ class Results:
         lines = [json.dumps({"setting": self.setting, "versions": self.versions})]
         for result in self.results:
             report = result.report and {key: value for key, value in result.report.items() if key != "target"}
-            if report:
+            if report and "events" in report:
                 report["events"] = {k: v for k, v in report["events"].items() if k != "timeline"}
             lines.append(
                 json.dumps(
@@ -132,48 +134,74 @@ class Results:
         return "\n".join(lines) + "\n"
 
     def row_table(self, row: Row, names: list[str]) -> list[str]:
+        columns = IDLE_COLUMNS if row.is_idle else EVENT_COLUMNS
         lines = [
             f"## {row.title}",
             "",
             f"`loadgen {' '.join(row.arguments)}`"
             + ("; the hub has no MQTT in the clear, it is measured with TLS" if row.is_hub_alone_in_tls() else ""),
             "",
-            "| server | events/s | lowest - highest | latency ms p50 / p99 | server CPU us per event | resident MiB | read back | runs |",
-            "|---|---|---|---|---|---|---|---|",
+            f"| {' | '.join(columns)} |",
+            "|" + "---|" * len(columns),
         ]
         for name in names:
             results = [result for result in self.results if result.row == row and result.name == name]
             if results:
-                lines.append(line(name, results))
+                lines.append(line(name, results, len(columns)))
         return lines
 
 
-def line(name: str, results: list[Result]) -> str:
+def line(name: str, results: list[Result], column_count: int) -> str:
     """A server's line: medians of the runs that came to something."""
     reports = [result.report for result in results if result.report is not None]
-    failed = [result.error for result in results if result.report is None]
+    failed = [result.error.replace("|", "/") for result in results if result.report is None]
     if not reports:
-        return f"| {name} | failed: {failed[-1].replace('|', '/')} | | | | | | 0 of {len(results)} |"
-    rates = [report["events"]["perSecond"] for report in reports]
+        cells = [name, f"failed: {failed[-1]}", *[""] * (column_count - 3), f"0 of {len(results)}"]
+    else:
+        cells = [name, *(idle_cells if results[0].row.is_idle else event_cells)(reports)]
+        cells.append(f"{len(reports)} of {len(results)}{f'; failed: {failed[-1]}' if failed else ''}")
+    return "| " + " | ".join(cells) + " |"
 
-    def middle(values: list[float]) -> float:
-        return statistics.median(values)
 
+IDLE_COLUMNS = ("server", "KiB per connection", "lowest - highest", "resident MiB", "runs")
+
+
+def idle_cells(reports: list[dict]) -> list[str]:
+    each_kib = [report["serverBytesPerConnection"] / 1024 for report in reports]
+    return [
+        f"{statistics.median(each_kib):.1f}",
+        f"{min(each_kib):.1f} - {max(each_kib):.1f}",
+        f"{middle(reports, 'serverResidentBytes') / 2**20:.0f}",
+    ]
+
+
+EVENT_COLUMNS = (
+    "server",
+    "events/s",
+    "lowest - highest",
+    "latency ms p50 / p99",
+    "server CPU us per event",
+    "resident MiB",
+    "read back",
+    "runs",
+)
+
+
+def event_cells(reports: list[dict]) -> list[str]:
+    events = [report["events"] for report in reports]
+    rates = [figures["perSecond"] for figures in events]
     p50, p99 = (
-        middle([report["events"]["latencyMicroseconds"][key] / 1000 for report in reports]) for key in ("p50", "p99")
+        statistics.median(figures["latencyMicroseconds"][key] / 1000 for figures in events) for key in ("p50", "p99")
     )
-    cpu_us = middle([report["serverCpuNanosecondsEach"] / 1000 for report in reports])
-    resident_mib = middle([report["serverResidentBytes"] / 2**20 for report in reports])
-    verified = "all" if all(report["verified"] for report in reports) else "NOT"
-    note = f"; failed: {failed[-1].replace('|', '/')}" if failed else ""
-    cells = [
-        name,
-        grouped(middle(rates)),
+    return [
+        grouped(statistics.median(rates)),
         f"{grouped(min(rates))} - {grouped(max(rates))}",
         f"{p50:.1f} / {p99:.1f}",
-        f"{cpu_us:.1f}",
-        f"{resident_mib:.0f}",
-        verified,
-        f"{len(reports)} of {len(results)}{note}",
+        f"{middle(reports, 'serverCpuNanosecondsEach') / 1000:.1f}",
+        f"{middle(reports, 'serverResidentBytes') / 2**20:.0f}",
+        "all" if all(report["verified"] for report in reports) else "NOT",
     ]
-    return "| " + " | ".join(cells) + " |"
+
+
+def middle(reports: list[dict], key: str) -> float:
+    return statistics.median(report[key] for report in reports)

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+PROTOCOLS = {"amqp": "AMQP 1.0", "mqtt": "MQTT 3.1.1 QoS 1"}
+
 # A gateway's load, as performance.md has it.
-PIPELINED = ("--closed", "--connections", "4", "--in-flight", "2048")
+PIPELINED = ("--closed", "--connections", "4")
 # Many devices, each of which waits for its acknowledgement before it sends the next one.
-MANY = ("--closed", "--connections", "2000", "--in-flight", "1")
+CONNECTION_COUNT = "2000"
+MANY = ("--closed", "--connections", CONNECTION_COUNT, "--in-flight", "1")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,11 @@ class Row:
     has_tls: bool
     # Of loadgen, for every server.
     arguments: tuple[str, ...]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it measures memory and not events."""
+        return self.arguments[0] == "idle"
 
     @property
     def hub_arguments(self) -> list[str]:
@@ -49,8 +57,8 @@ def rows() -> list[Row]:
     found = []
     for has_tls in (True, False):
         ending, words = ("tls", "TLS") if has_tls else ("plain", "in the clear")
-        amqp_pipelined = ("gateway", *PIPELINED, "--devices", "250")
-        mqtt_pipelined = ("telemetry", *PIPELINED)
+        amqp_pipelined = ("gateway", *PIPELINED, "--in-flight", "2048", "--devices", "250")
+        mqtt_pipelined = ("telemetry", *PIPELINED, "--in-flight", "1000")
         found += [
             Row(
                 f"amqp-pipelined-{ending}",
@@ -61,7 +69,7 @@ def rows() -> list[Row]:
             ),
             Row(
                 f"mqtt-pipelined-{ending}",
-                f"MQTT 3.1.1 QoS 1, {words}: 4 connections of one device each, 2048 events in flight on each",
+                f"MQTT 3.1.1 QoS 1, {words}: 4 connections of one device each, 1000 events in flight on each",
                 "mqtt",
                 has_tls,
                 mqtt_pipelined,
@@ -75,8 +83,18 @@ def rows() -> list[Row]:
                 has_tls,
                 ("telemetry", *MANY),
             )
-            for protocol, title in (("amqp", "AMQP 1.0"), ("mqtt", "MQTT 3.1.1 QoS 1"))
+            for protocol, title in PROTOCOLS.items()
         ]
+    found += [
+        Row(
+            f"{protocol}-idle-tls",
+            f"{title}, TLS: {CONNECTION_COUNT} connections that only stay",
+            protocol,
+            True,
+            ("idle", "--connections", CONNECTION_COUNT),
+        )
+        for protocol, title in PROTOCOLS.items()
+    ]
     return found
 
 
