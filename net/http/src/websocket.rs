@@ -205,6 +205,7 @@ impl WebSocket {
         *input = rest;
         let target = if frame.opcode as u8 >= Opcode::Close as u8 { &mut self.control } else { data };
         unmask(taken, frame.mask, target);
+        debug_assert!(self.control.len() as u64 <= CONTROL_BYTES_MAX, "a control frame is small");
         frame.mask.rotate_left(count % 4);
         frame.left -= count as u64;
         if frame.left == 0 {

@@ -158,16 +158,3 @@ fn damaged_conversations_end_in_order() {
     // Damage must be felt, but not always: else only the first packets are tried.
     assert!((400..3600).contains(&peaceful), "{peaceful}");
 }
-
-#[test]
-fn bytes_at_random_end_the_connection() {
-    for seed in 0..2000 {
-        let mut random = Random(seed);
-        let mut hub = End::new(Role::Server, config());
-        let bytes: Vec<u8> = (0..600).map(|_| random.next() as u8 >> random.below(8)).collect();
-        for chunk in bytes.chunks(1 + random.below(50)) {
-            hub.take(chunk, 0);
-            check_bounds(&hub);
-        }
-    }
-}
