@@ -121,6 +121,8 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
         administration_token: SecretText::new(info.administration_token.clone()),
     });
 
+    let id_scope = hub.id_scope();
+
     // Before the first listener opens, so that nobody finds a hub that cannot be administered.
     data_dir.write_run_info(&info)?;
     let watch = watch_signals()?;
@@ -134,7 +136,7 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
         data_dir.remove_run_info()?;
         return Err(ServeError(text));
     }
-    announce(&config, &info, &listen, &certificates);
+    announce(&config, &info, &listen, &certificates, &id_scope);
 
     let keeper = Keeper { certificates, names, acceptor };
     keeper.watch(&watch);
@@ -401,7 +403,7 @@ impl Keeper {
 }
 
 /// What a person needs to go on, on stdout; the first line is for scripts.
-fn announce(config: &Config, info: &RunInfo, listen: &Listen, certificates: &Certificates) {
+fn announce(config: &Config, info: &RunInfo, listen: &Listen, certificates: &Certificates, id_scope: &str) {
     let data = config.data.display();
     let host = &info.hosts[0];
     let list = |addresses: &[SocketAddr]| {
@@ -434,10 +436,12 @@ fn announce(config: &Config, info: &RunInfo, listen: &Listen, certificates: &Cer
          corehub connection-string --data {data}\n  \
          corehub connection-string --data {data} --device ID\n  \
          corehub connection-string --data {data} --event-hub\n\n\
+         Devices that register by themselves know it by the id scope {scope}.\n\n\
          Try next: make a device, watch what it sends:\n\n  \
          corehub device create my-device --data {data}\n  \
          corehub monitor --data {data}\n",
         ca = certificates.ca_path().display(),
+        scope = id_scope,
     );
     // The hub serves whether or not somebody reads this.
     use std::io::Write;

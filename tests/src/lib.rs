@@ -18,6 +18,7 @@ pub mod process;
 pub mod sas;
 pub mod service;
 pub mod telemetry;
+pub mod walk;
 
 use std::io::Write;
 use std::path::PathBuf;

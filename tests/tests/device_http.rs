@@ -235,25 +235,8 @@ fn the_walk_with_curl_works_as_documented() {
             return tests::skip("curl or openssl is missing");
         }
         let hub = Hub::start(&["--cores", "1"]);
-        let page = include_str!("../../docs/devices-over-https.md");
-        let (_, rest) = page.split_once("```sh\n").expect("the page has a script");
-        let (script, _) = rest.split_once("```").expect("the script ends");
-        let script = script
-            .replace("HUB=localhost ", &format!("HUB={} ", hub.host()))
-            .replace("DATA=./hub-data ", &format!("DATA={} ", hub.data().display()));
-        let directory = tests::fresh_directory("walk");
-        std::os::unix::fs::symlink(tests::hub::program(), directory.path().join("corehub")).expect("a link");
-        let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new("sh")
-            .args(["-eu", "-c", &script])
-            .current_dir(directory.path())
-            .env("PATH", format!("{}:{path}", directory.path().display()))
-            .output()
-            .expect("a shell");
-        let (said, complaint) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{said}{complaint}");
-        assert_eq!(said.lines().filter(|line| *line == "204").count(), 2, "{said}{complaint}");
+        let (said, directory) = tests::walk::run(&hub, include_str!("../../docs/devices-over-https.md"));
+        assert_eq!(said.lines().filter(|line| *line == "204").count(), 2, "{said}");
         let answer = std::fs::read_to_string(directory.path().join("answer.txt")).expect("written by curl");
         assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
         let Some(events) = read_all(&hub, 3) else { return };

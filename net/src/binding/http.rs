@@ -12,20 +12,22 @@ mod commands;
 mod events;
 mod fields;
 mod identity;
+mod provisioning;
 mod query;
 mod routes;
 mod work;
 
 use std::collections::VecDeque;
 
-use engine::request::{Caller, EngineError, Notice, Reply, Request, SecretText};
+use engine::request::{Caller, EngineError, EnrolmentReply, Notice, Reply, Request, SecretText};
 use net_http::{Connection, Event, Head, Limits, Response};
+use registry::EnrolmentRef;
 
 use crate::binding::status::Status;
 use crate::binding::websocket::Upgrade;
-use crate::binding::{Binding, Closing, Context};
+use crate::binding::{Binding, Closing, Context, HubInfo};
 
-use access::{Access, Who, check_grant};
+use access::{Access, Who, check};
 use answer::{Answer, Refused, confused, late, no_websocket, refused, slow, too_large, unreadable};
 use commands::read_lock_timeout;
 use events::EventsHead;
@@ -73,6 +75,8 @@ pub struct HttpBinding {
     refused_login_count: u32,
     /// What speaks from now on: the peer asked for a WebSocket.
     successor: Option<Box<dyn Binding>>,
+    /// The request that is read or in work is one of provisioning, whose errors look otherwise.
+    is_provisioning: bool,
 }
 
 /// A request, as far as it has arrived.
@@ -118,6 +122,7 @@ impl HttpBinding {
             output_is_full: false,
             refused_login_count: 0,
             successor: None,
+            is_provisioning: false,
         }
     }
 
@@ -126,7 +131,12 @@ impl HttpBinding {
         if let Some(who) = incoming.who.clone() {
             return self.go_on(incoming, who, output, hub);
         }
-        match Access::read(incoming.authorization.as_ref(), hub.hub) {
+        let registering = incoming.call.as_ref().ok().and_then(|call| call.route.registering());
+        let access = match registering {
+            Some(device) => device.access(incoming.authorization.as_ref(), hub.hub),
+            None => Access::read(incoming.authorization.as_ref(), hub.hub),
+        };
+        match access {
             Err(status) => self.refuse_login(status, output, hub),
             Ok(Access::Administrator) => self.go_on(incoming, Who::Administrator, output, hub),
             Ok(Access::Token(question)) => {
@@ -147,10 +157,8 @@ impl HttpBinding {
     /// The caller is known: do what it asks if it may, or wait for the rest of what it asks.
     fn go_on(&mut self, incoming: Incoming, who: Who, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.refused_login_count = 0;
-        let call = incoming.call.and_then(|call| match &who {
-            Who::Granted(grant) => check_grant(grant, &call.route).map(|()| call).map_err(Refused::from),
-            Who::Administrator => Ok(call),
-        });
+        let call =
+            incoming.call.and_then(|call| check(&who, &call.route).map(|()| call).map_err(Refused::from));
         match call {
             Err(refused) => self.refuse(&refused, output, hub),
             Ok(call) if call.body.len() > call.route.body_bytes_max() => {
@@ -204,6 +212,15 @@ impl HttpBinding {
             (Some(State::Authenticating(incoming)), Reply::Authenticated(grant)) => {
                 self.go_on(*incoming, Who::Granted(grant), output, hub);
             }
+            (
+                Some(State::Authenticating(incoming)),
+                Reply::Enrolment(EnrolmentReply::AskGroups { group }),
+            ) => {
+                self.ask_groups(incoming, group, output, hub);
+            }
+            (Some(State::Authenticating(incoming)), Reply::Enrolment(EnrolmentReply::Attested(attested))) => {
+                self.go_on(*incoming, Who::Attested(attested), output, hub);
+            }
             (Some(State::Authenticating(_)), Reply::Failed(error)) => {
                 self.refuse_login(refused(&error), output, hub);
             }
@@ -218,8 +235,27 @@ impl HttpBinding {
         }
     }
 
+    /// The device that wishes to register has no enrolment of its own: perhaps a group lets it in.
+    fn ask_groups(
+        &mut self,
+        incoming: Box<Incoming>,
+        group: Option<EnrolmentRef>,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
+        let registering = incoming.call.as_ref().ok().and_then(|call| call.route.registering());
+        let question = registering
+            .ok_or_else(confused)
+            .and_then(|device| device.ask_groups(incoming.authorization.as_ref(), group, hub.hub));
+        match question {
+            Ok(question) => self.wait(State::Authenticating(incoming), vec![question], hub),
+            Err(status) => self.refuse(&status.into(), output, hub),
+        }
+    }
+
     fn refuse(&mut self, refused: &Refused, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let answer = Answer::refusal(refused, hub.connection, hub.now.wall_ms);
+        let form = if self.is_provisioning { provisioning::refusal } else { Answer::refusal };
+        let answer = form(refused, hub.connection, hub.now.wall_ms);
         self.answer(&answer, output, hub);
     }
 
@@ -230,6 +266,7 @@ impl HttpBinding {
         headers.extend(answer.headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())));
         let response = Response { status: answer.status, headers: &headers, body: &answer.body };
         self.connection.respond(&response, output);
+        self.is_provisioning = false;
         self.incoming = None;
         self.in_work = None;
         self.unasked.clear();
@@ -253,9 +290,9 @@ impl HttpBinding {
 }
 
 impl Incoming {
-    fn new(head: &Head<'_>, partition_count: u16) -> Self {
+    fn new(head: &Head<'_>, hub: &HubInfo) -> Self {
         let header = |name| head.header(name).map(str::to_owned);
-        let call = Route::parse(head.method(), head.target(), partition_count).and_then(|route| {
+        let call = Route::parse(head.method(), head.target(), hub.partition_count).and_then(|route| {
             let mut call = Call {
                 if_match: header("if-match"),
                 continuation: header(CONTINUATION),
@@ -263,11 +300,17 @@ impl Incoming {
                 events: None,
                 lock_timeout_ms: None,
                 body: Vec::new(),
+                assigned_hub: String::new(),
+                id_scope: String::new(),
                 route,
             };
             match &call.route {
                 Route::SendEvents(_) => call.events = Some(EventsHead::read(head)?),
                 Route::ReceiveCommand(_) => call.lock_timeout_ms = read_lock_timeout(head)?,
+                Route::Provisioning(_) => {
+                    call.assigned_hub = hub.host_names.first().cloned().unwrap_or_default();
+                    call.id_scope = hub.id_scope();
+                }
                 _ => {}
             }
             Ok(call)
@@ -295,7 +338,10 @@ impl Binding for HttpBinding {
         while self.wants_input() {
             match self.connection.handle(input, output) {
                 Ok(Some(Event::Head(head))) => match Upgrade::read(&head) {
-                    None => self.incoming = Some(Incoming::new(&head, hub.hub.partition_count)),
+                    None => {
+                        self.is_provisioning = provisioning::concerns(head.target());
+                        self.incoming = Some(Incoming::new(&head, hub.hub));
+                    }
                     Some(upgrade) => {
                         match upgrade.and_then(|upgrade| upgrade.accept(&mut self.connection, output, hub)) {
                             Ok(successor) => self.successor = Some(successor),

@@ -170,6 +170,15 @@ pub struct HubInfo {
 }
 
 impl HubInfo {
+    /// What devices that register call this hub: `0ne` and eight hex digits, from its name and its birth, the same for ever.
+    pub fn id_scope(&self) -> String {
+        // FNV-1a, 32 bits: spread is all that is wanted.
+        let bytes = self.name.bytes().chain(self.created_ms.to_le_bytes());
+        let hash =
+            bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("0ne{hash:08X}")
+    }
+
     /// Whether `token`, from `Authorization: Bearer <token>`, is the one that this run wrote into the owner-only
     /// `run/hub.json`. Its holder may do whatever `iothubowner` may, and read the policies' keys. Compared in constant time.
     pub fn is_administrator(&self, token: &str) -> bool {

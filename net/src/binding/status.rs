@@ -34,6 +34,7 @@ impl Status {
             EngineError::Unauthorized(reason) => unauthorized(*reason),
             EngineError::DeviceNotFound => DEVICE_NOT_FOUND,
             EngineError::DeviceDisabled => (401_002, "IotHubUnauthorizedAccess", UNAUTHORIZED_ACCESS),
+            EngineError::EnrolmentDisabled => (401_002, "IotHubUnauthorizedAccess", UNAUTHORIZED_ACCESS),
             EngineError::Registry(error) => of_registry(error),
             EngineError::SessionEnded(reason) => of_session_end(*reason),
             EngineError::PartitionNotFound(_) => (404_003, "PartitionNotFound", NOT_FOUND),
@@ -120,6 +121,13 @@ fn of_registry(error: &RegistryError) -> Entry {
     match error {
         RegistryError::DeviceExists => (409_001, "DeviceAlreadyExists", MS_DEVICE_ALREADY_EXISTS),
         RegistryError::DeviceNotFound => DEVICE_NOT_FOUND,
+        RegistryError::DeviceTaken => (409_001, "DeviceAlreadyExists", MS_DEVICE_ALREADY_EXISTS),
+        RegistryError::EnrolmentExists => (409_201, "EnrollmentConflict", NOT_ALLOWED),
+        RegistryError::EnrolmentNotFound => (404_201, "EnrollmentNotFound", NOT_FOUND),
+        RegistryError::RegistrationNotFound => (404_202, "RegistrationNotFound", NOT_FOUND),
+        RegistryError::EnrolmentsExhausted { .. } | RegistryError::RegistrationsExhausted { .. } => {
+            (403_002, "IotHubQuotaExceeded", RESOURCE_LIMIT_EXCEEDED)
+        }
         RegistryError::PreconditionFailed => (412_001, "PreconditionFailed", MS_PRECONDITION_FAILED),
         RegistryError::InvalidId(_)
         | RegistryError::InvalidKey(_)

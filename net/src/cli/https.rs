@@ -167,7 +167,7 @@ fn parse_answer(bytes: &[u8]) -> Result<Answer, Refusal> {
 
 /// What an error's body says, without the parts that are for programs: `ErrorCode:<Name>;<text>`.
 fn words(status: u16, body: &Value) -> String {
-    match body.get("Message").and_then(Value::as_str) {
+    match body.get("Message").or_else(|| body.get("message")).and_then(Value::as_str) {
         Some(message) => {
             let text = message.split_once(';').map_or(message, |(_, text)| text);
             format!("the hub refuses: {} ({status})", text.trim())

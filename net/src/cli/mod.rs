@@ -3,6 +3,7 @@
 mod connection_string;
 mod consumer_group;
 mod device;
+mod enrolment;
 mod https;
 mod log;
 mod monitor;
@@ -35,6 +36,8 @@ enum Command {
     ConnectionString(connection_string::Arguments),
     /// Create, show, list, enable, disable and delete devices
     Device(device::Arguments),
+    /// Let devices get their identities by themselves
+    Enrolment(enrolment::Arguments),
     /// Create, list and delete consumer groups
     ConsumerGroup(consumer_group::Arguments),
     /// Send a command to a device
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(*settings).or_fail(),
         Command::ConnectionString(arguments) => connection_string::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),
+        Command::Enrolment(arguments) => enrolment::run(&arguments),
         Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Monitor(arguments) => monitor::run(&arguments),
@@ -136,6 +140,15 @@ mod tests {
             "device enable a --data d",
             "device disable a --reason broken --data d",
             "device delete a b --data d",
+            "enrolment create line-1 --group --data d",
+            "enrolment create pump-7 --device p7 --primary-key k --secondary-key k --data d",
+            "enrolment show line-1 --group --data d",
+            "enrolment list --data d",
+            "enrolment enable pump-7 --data d",
+            "enrolment disable pump-7 --data d",
+            "enrolment delete line-1 --group --data d",
+            "enrolment key line-1 pump-7 --secondary --data d",
+            "enrolment scope --data d",
             "send dev-1 open --data d",
             "send dev-1 open --data d --ack Negative --ttl 90s --property a=b --property c= --message-id m \
              --correlation-id c --wait",
@@ -164,6 +177,7 @@ mod tests {
             "device list",
             "monitor --data d --from yesterday",
             "monitor --data d --partition -1",
+            "enrolment create g --group --device d --data d",
             "send",
             "send dev-1 --data d",
             "send dev-1 open --data d --ack maybe",

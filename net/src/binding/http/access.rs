@@ -2,7 +2,7 @@
 
 use engine::monitor::Protocol;
 use engine::placement::{HUB_PARTITION, device_partition};
-use engine::request::{Grant, Principal, Request, SecretText};
+use engine::request::{Attested, Grant, Principal, Request, SecretText};
 use registry::{DeviceId, Rights, SasToken, audience};
 
 use crate::binding::HubInfo;
@@ -17,6 +17,8 @@ pub(super) enum Who {
     Administrator,
     /// The holder of a verified token.
     Granted(Grant),
+    /// A device that its enrolment lets register.
+    Attested(Box<Attested>),
 }
 
 impl Who {
@@ -24,7 +26,7 @@ impl Who {
     pub(super) fn of_device(self) -> Result<Grant, Status> {
         match self {
             Self::Granted(grant) => Ok(grant),
-            Self::Administrator => Err(unauthorized()),
+            Self::Administrator | Self::Attested(_) => Err(unauthorized()),
         }
     }
 }
@@ -68,9 +70,19 @@ impl Access {
     }
 }
 
+/// Whether somebody who is known may ask for `route`.
+pub(super) fn check(who: &Who, route: &Route) -> Result<(), Status> {
+    match (who, route.registering()) {
+        (Who::Granted(grant), _) => check_grant(grant, route),
+        (Who::Attested(attested), Some(device)) if attested.registration == device.registration => Ok(()),
+        (Who::Administrator, None) => Ok(()),
+        _ => Err(unauthorized()),
+    }
+}
+
 /// Whether the holder of a verified token may ask for `route`. What a device does is checked again by the engine, against its
 /// identity as it is then.
-pub(super) fn check_grant(grant: &Grant, route: &Route) -> Result<(), Status> {
+fn check_grant(grant: &Grant, route: &Route) -> Result<(), Status> {
     let may = match (route.needs(), &grant.principal) {
         (Needs::Rights(needed), Principal::Policy { rights, .. }) => rights.contains(needed),
         (Needs::Device, Principal::Policy { rights, .. }) => rights.contains(Rights::DEVICE_CONNECT),

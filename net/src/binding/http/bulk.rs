@@ -67,7 +67,7 @@ impl Bulk {
         let list: Vec<Entry> = read_list(body)?;
         let count_max = match who {
             Who::Administrator => DEVICE_CHANGE_COUNT_MAX,
-            Who::Granted(_) => COUNT_MAX,
+            Who::Granted(_) | Who::Attested(_) => COUNT_MAX,
         };
         if list.len() > count_max {
             let text = format!("the list names more than {count_max} devices");

@@ -29,6 +29,17 @@ pub(super) struct Identity<'a> {
     capabilities: Capabilities,
     device_scope: Option<&'a str>,
     parent_scopes: [&'a str; 0],
+    /// The hub's own: clients ignore what they do not know.
+    lifecycle: Lifecycle<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Lifecycle<'a> {
+    stage: &'static str,
+    registration_id: Option<&'a str>,
+    bootstrapped_time: String,
+    activated_time: String,
 }
 
 #[derive(Serialize)]
@@ -85,6 +96,12 @@ impl<'a> Identity<'a> {
             capabilities: Capabilities { iot_edge: false },
             device_scope: None,
             parent_scopes: [],
+            lifecycle: Lifecycle {
+                stage: view.life.stage(view.status).as_str(),
+                registration_id: view.life.registration.as_ref().map(AsRef::as_ref),
+                bootstrapped_time: time(view.life.bootstrapped_ms),
+                activated_time: time(view.life.activated_ms),
+            },
         }
     }
 }
@@ -117,9 +134,9 @@ pub(super) struct WishedAuthentication {
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WishedKeys {
-    primary_key: Option<String>,
-    secondary_key: Option<String>,
+pub(super) struct WishedKeys {
+    pub(super) primary_key: Option<String>,
+    pub(super) secondary_key: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -185,7 +202,7 @@ fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Status> {
 }
 
 /// Clients send an empty text for a key that the hub shall choose.
-fn read_key(text: Option<String>) -> Result<Option<DeviceKey>, Status> {
+pub(super) fn read_key(text: Option<String>) -> Result<Option<DeviceKey>, Status> {
     match text.as_deref() {
         None | Some("") => Ok(None),
         Some(text) => DeviceKey::from_base64(text).map(Some).map_err(|error| invalid(error.to_string())),
@@ -240,6 +257,10 @@ mod tests {
                 "x509Thumbprint": {"primaryThumbprint": null, "secondaryThumbprint": null}, "type": "sas",
             },
             "capabilities": {"iotEdge": false}, "deviceScope": null, "parentScopes": [],
+            "lifecycle": {
+                "stage": "deactivated", "registrationId": null,
+                "bootstrappedTime": "0001-01-01T00:00:00", "activatedTime": "0001-01-01T00:00:00",
+            },
         });
         assert_eq!(serde_json::to_value(Identity::of(&view())).unwrap(), expected);
     }

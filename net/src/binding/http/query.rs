@@ -165,7 +165,7 @@ impl Query {
     }
 }
 
-fn read_item_count(text: Option<&str>) -> Result<u32, Status> {
+pub(super) fn read_item_count(text: Option<&str>) -> Result<u32, Status> {
     let Some(text) = text else { return Ok(PAGE_COUNT_DEFAULT) };
     match text.trim().parse() {
         Ok(count) if (1..=PAGE_COUNT_MAX).contains(&count) => Ok(count),

@@ -5,6 +5,8 @@ mod parse;
 use engine::request::{LockToken, PartitionId, Settlement};
 use registry::{DeviceId, Rights};
 
+use super::provisioning::{ProvisioningRoute, Registering};
+
 /// Bytes of a body that most routes take: one identity is far below.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
@@ -57,6 +59,8 @@ pub(super) enum Route {
     PutCheckpoint(String, PartitionId),
     /// `GET /policies/{name}`.
     GetPolicy(String),
+    /// What belongs to provisioning.
+    Provisioning(ProvisioningRoute),
 }
 
 /// Who may ask.
@@ -66,6 +70,8 @@ pub(super) enum Needs {
     Rights(Rights),
     /// The device's own token, or one of a policy that lets devices connect.
     Device,
+    /// A device that registers, by the keys that its enrolment gives it.
+    Registration,
     /// The administrator of this run alone.
     Administrator,
 }
@@ -92,6 +98,7 @@ impl Route {
             | Self::PutCheckpoint(..) => Needs::Rights(Rights::SERVICE_CONNECT),
             Self::SendEvents(_) | Self::ReceiveCommand(_) | Self::SettleCommand(..) => Needs::Device,
             Self::GetPolicy(_) => Needs::Administrator,
+            Self::Provisioning(route) => route.needs(),
         }
     }
 
@@ -108,6 +115,14 @@ impl Route {
     pub(super) fn device(&self) -> Option<&DeviceId> {
         match self {
             Self::SendEvents(id) | Self::ReceiveCommand(id) | Self::SettleCommand(id, ..) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The device that wishes to register.
+    pub(super) fn registering(&self) -> Option<&Registering> {
+        match self {
+            Self::Provisioning(ProvisioningRoute::Device(device)) => Some(device),
             _ => None,
         }
     }
@@ -135,6 +150,7 @@ impl Route {
                 vec!["consumerGroups", name, "checkpoints"]
             }
             Self::GetPolicy(name) => vec!["policies", name],
+            Self::Provisioning(route) => route.resource(),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::binding::http::bulk::Bulk;
 use crate::binding::http::commands::command_answer;
 use crate::binding::http::events::EventsHead;
 use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
+use crate::binding::http::provisioning::{Provisioning, Step};
 use crate::binding::http::query::Query;
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
@@ -38,6 +39,9 @@ pub(super) struct Call {
     /// What the head says of events in the body.
     pub(super) events: Option<EventsHead>,
     pub(super) body: Vec<u8>,
+    /// The host that devices are told, and the id scope: for provisioning alone.
+    pub(super) assigned_hub: String,
+    pub(super) id_scope: String,
 }
 
 /// What a request in work waits for.
@@ -81,6 +85,8 @@ pub(super) enum Work {
     Bulk(Box<Bulk>),
     /// A page of a query.
     Query(Box<Query>),
+    /// What belongs to provisioning.
+    Provisioning(Box<Provisioning>),
 }
 
 /// What is to be done with a group's checkpoints.
@@ -105,11 +111,22 @@ pub(super) enum Progress {
 impl Work {
     /// Begin what `who`, who may, asks for.
     pub(super) fn begin(call: Call, who: Who, partition_count: u16) -> Result<Progress, Status> {
+        if let Route::Provisioning(route) = &call.route {
+            let (work, step) = Provisioning::begin(route.clone(), &call, who, partition_count)?;
+            return Ok(Self::go_on(work, step));
+        }
         match Self::start(call, who, partition_count)? {
             // Nothing is to be asked where every device was refused or none is named.
             (Self::Bulk(bulk), _) if bulk.is_done() => Ok(Progress::Answer(bulk.answer())),
             (Self::Query(query), _) if query.is_done() => Ok(Progress::Answer(query.answer())),
             (work, questions) => Ok(Progress::Wait(work, questions)),
+        }
+    }
+
+    fn go_on(work: Provisioning, step: Step) -> Progress {
+        match step {
+            Step::Answer(answer) => Progress::Answer(answer),
+            Step::Wait(questions) => Progress::Wait(Self::Provisioning(Box::new(work)), questions),
         }
     }
 
@@ -184,6 +201,7 @@ impl Work {
                 let (query, questions) = Query::begin(&call.body, continuation, item_count, partition_count)?;
                 (Self::Query(Box::new(query)), questions)
             }
+            Route::Provisioning(_) => return Err(confused()),
             Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
         })
     }
@@ -201,6 +219,10 @@ impl Work {
             (Self::Bulk(mut bulk), reply) => {
                 bulk.take(index, reply)?;
                 if bulk.is_done() { done(bulk.answer()) } else { wait(Self::Bulk(bulk)) }
+            }
+            (Self::Provisioning(mut work), reply) => {
+                let step = work.take(index, reply, partition_count)?;
+                Ok(Self::go_on(*work, step))
             }
             (Self::Query(mut query), reply) => {
                 let questions = query.take(reply, partition_count)?;

@@ -9,6 +9,7 @@ use registry::DeviceId;
 use super::Route;
 use crate::binding::http::answer::{Refused, invalid, no_method, no_route};
 use crate::binding::http::commands::read_lock;
+use crate::binding::http::provisioning::ProvisioningRoute;
 
 /// Most identities in one list [IoT Hub: iot-hub-devguide-identity-registry].
 const LIST_COUNT_MAX: u32 = 1000;
@@ -24,6 +25,9 @@ impl Route {
         let segments: Option<Vec<Cow<'_, str>>> = target.segments().collect();
         let segments = segments.ok_or_else(|| invalid("an escape in the path cannot be decoded"))?;
         let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        if let Some(route) = ProvisioningRoute::parse(method, &segments, &target) {
+            return route.map(Self::Provisioning);
+        }
         let [word, rest @ ..] = segments.as_slice() else { return Err(no_route()) };
         match word.to_ascii_lowercase().as_str() {
             "devices" => of_devices(method, rest, &target),
