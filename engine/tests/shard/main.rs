@@ -10,6 +10,7 @@ mod command_model;
 mod command_properties;
 mod commands;
 mod durability;
+mod enrolments;
 mod model;
 mod reading;
 mod sessions;
