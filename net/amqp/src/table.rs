@@ -1,5 +1,9 @@
 //! Slots with generations: an id of something that is gone never means what came after it.
 
+/// Up to this many slots there is room for exactly those that are used: most connections have one session with two or four
+/// links, and stay so for their life.
+const EXACT_SLOT_COUNT: usize = 4;
+
 /// A table of at most `u32::MAX` values.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
@@ -33,6 +37,9 @@ impl<T> Table<T> {
             let entry = &mut self.slots[slot as usize];
             entry.value = Some(value);
             return (slot, entry.generation);
+        }
+        if self.slots.len() == self.slots.capacity() && self.slots.len() < EXACT_SLOT_COUNT {
+            self.slots.reserve_exact(1);
         }
         self.slots.push(Slot { generation: 0, value: Some(value) });
         ((self.slots.len() - 1) as u32, 0)

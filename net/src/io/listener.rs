@@ -19,7 +19,8 @@ use tracing::{debug, error, info, warn};
 
 use super::counters::Counters;
 use super::gate::Gate;
-use super::{handoff, pump};
+use super::handoff;
+use super::pump::{self, Pump};
 use crate::binding::HubInfo;
 use crate::stack::{Port, Stack, open_binding};
 use crate::tls::Acceptor;
@@ -214,9 +215,11 @@ pub(super) fn spawn(
         return false;
     };
     let shared = shared.clone();
+    let id = handle.id();
+    let pump = Pump::new(shared.clone(), stack, peer, handle, has_moved);
+    let stream = Box::new(stream);
     let task = async move {
-        let id = handle.id();
-        let connection = pump::run(&shared, stream, stack, peer, handle, has_moved);
+        let connection = pump::run(pump, stream);
         // One connection's defect must not take down the core and everybody on it.
         if AssertUnwindSafe(connection).catch_unwind().await.is_err() {
             shared.counters.panics.count();

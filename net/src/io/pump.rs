@@ -44,47 +44,38 @@ const LINGER: Duration = Duration::from_secs(2);
 /// The room that a core's shared buffers keep between turns.
 const SHARED_BUFFER_BYTES_KEPT: usize = 1024 * 1024;
 
-/// Run a connection to its end, or until it leaves for its device's core.
-pub(super) async fn run(
-    shared: &Rc<Shared>,
-    mut stream: TcpStream,
-    stack: Stack,
-    peer: SocketAddr,
-    handle: ConnectionHandle,
-    has_moved: bool,
-) {
-    let mut pump = Pump {
-        door: shared.context.door.clone(),
-        shared,
-        stack,
-        handle,
-        peer,
-        pending: Pending::default(),
-        owes_drained: false,
-        ticket: Ticket::default(),
-        deadline_ms: None,
-        stalled_at_ms: None,
-        may_move: !has_moved,
-    };
+/// A connection's task from its start: to its end, or until it leaves for its device's core.
+///
+/// The stream and the rest lie in boxes of their own: a future holds each of its arguments once for every layer of futures around
+/// it, which made of one kilobyte four and a half.
+pub(super) async fn run(mut pump: Box<Pump>, mut stream: Box<TcpStream>) {
     let end = loop {
         match poll_fn(|task| pump.poll(task, &mut stream)).await {
             Some(end) => break end,
-            None => shared.context.breathe().await,
+            None => pump.shared.context.breathe().await,
         }
     };
     if let End::Leaves(core) = end {
-        let Pump { stack, handle, .. } = pump;
+        let Pump { shared, stack, handle, peer, .. } = *pump;
         // The engine holds nothing for it under this name any more, and will know it by another.
         drop(handle);
-        return handoff::depart(shared, core, stream, stack, peer);
+        return handoff::depart(&shared, core, *stream, stack, peer);
     }
     pump.report(&end);
     pump.act(|stack, turn| stack.handle_gone(turn));
     let lingers = matches!(end, End::Closed) && pump.stack.has_spoken();
+    let shared = Rc::clone(&pump.shared);
     // Its sessions and readers end now, not when the peer hangs up.
     drop(pump);
-    if lingers && stream.shutdown(Shutdown::Write).await.is_ok() {
-        let gone = poll_fn(|task| discard(shared, task, &mut stream));
+    if lingers {
+        Box::pin(linger(shared, stream)).await;
+    }
+}
+
+/// Let the peer read the last words.
+async fn linger(shared: Rc<Shared>, mut stream: Box<TcpStream>) {
+    if stream.shutdown(Shutdown::Write).await.is_ok() {
+        let gone = poll_fn(|task| discard(&shared, task, &mut stream));
         future::or(gone, async {
             sleep(LINGER).await;
         })
@@ -125,8 +116,9 @@ enum Progress {
     Failed(io::Error),
 }
 
-struct Pump<'a> {
-    shared: &'a Shared,
+/// What a connection's task works with.
+pub(super) struct Pump {
+    shared: Rc<Shared>,
     door: CoreDoor,
     stack: Stack,
     handle: ConnectionHandle,
@@ -144,7 +136,30 @@ struct Pump<'a> {
     may_move: bool,
 }
 
-impl Pump<'_> {
+impl Pump {
+    /// A connection at its start. `has_moved`: it stays on this core.
+    pub(super) fn new(
+        shared: Rc<Shared>,
+        stack: Stack,
+        peer: SocketAddr,
+        handle: ConnectionHandle,
+        has_moved: bool,
+    ) -> Box<Self> {
+        Box::new(Self {
+            door: shared.context.door.clone(),
+            shared,
+            stack,
+            handle,
+            peer,
+            pending: Pending::default(),
+            owes_drained: false,
+            ticket: Ticket::default(),
+            deadline_ms: None,
+            stalled_at_ms: None,
+            may_move: !has_moved,
+        })
+    }
+
     /// Turns until there is nothing to do, then wait. Ready with an end when the connection has come to it, without one when
     /// there is more but others on this core come first.
     fn poll(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> Poll<Option<End>> {
@@ -202,7 +217,8 @@ impl Pump<'_> {
         if !self.stack.has_spoken() && self.shared.gate.poll_pass(&mut self.ticket, task).is_pending() {
             return progress;
         }
-        let mut scratch = self.shared.scratch.borrow_mut();
+        let shared = Rc::clone(&self.shared);
+        let mut scratch = shared.scratch.borrow_mut();
         let carried = self.stack.carried();
         let carried_bytes = carried.len();
         scratch[..carried_bytes].copy_from_slice(carried);
@@ -251,7 +267,7 @@ impl Pump<'_> {
         &mut self,
         act: impl FnOnce(&mut Stack, &ConnectionHandle, &mut Option<u64>, &mut Turn<'_, '_>),
     ) {
-        let shared = self.shared;
+        let shared = &*self.shared;
         let mut plaintext = shared.plaintext.borrow_mut();
         // Another connection's turn that panicked may have left something.
         plaintext.clear();
@@ -298,7 +314,7 @@ impl Pump<'_> {
             }
         }
         self.stalled_at_ms = None;
-        self.pending.give_buffer_back(self.shared);
+        self.pending.give_buffer_back(&self.shared);
         Ok(())
     }
 
@@ -307,7 +323,7 @@ impl Pump<'_> {
         if !self.may_move || !self.pending.is_empty() || self.handle.outstanding() > 0 {
             return None;
         }
-        handoff::destination(self.shared, &self.stack)
+        handoff::destination(&self.shared, &self.stack)
     }
 
     /// Whether so much waits for the peer that nothing is read from it.

@@ -10,7 +10,7 @@ use crate::binding::address::Resource;
 /// The grants of a connection, at most one per resource: a newer token for the same resource replaces the older one.
 #[derive(Debug)]
 pub struct Grants {
-    by_resource: HashMap<Vec<String>, Grant>,
+    by_resource: HashMap<Vec<String>, Box<Grant>>,
     /// No grant ends before this; earlier than the true moment after a renewal, until the next look.
     next_expiry_s: Option<u64>,
     count_max: usize,
@@ -43,7 +43,7 @@ impl Grants {
         }
         let sooner = self.next_expiry_s.map_or(grant.expires_s, |next| next.min(grant.expires_s));
         self.next_expiry_s = Some(sooner);
-        self.by_resource.insert(resource.segments().to_vec(), grant);
+        self.by_resource.insert(resource.segments().to_vec(), Box::new(grant));
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl Grants {
         let segments = wanted.segments();
         (0..=segments.len())
             .rev()
-            .filter_map(|length| self.by_resource.get(&segments[..length]))
+            .filter_map(|length| self.by_resource.get(&segments[..length]).map(|grant| &**grant))
             .find(|grant| allows(&grant.principal))
     }
 

@@ -11,7 +11,8 @@ pub struct PendingTable<T> {
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    value: Option<T>,
+    /// Boxed: a request is seldom, and the slots stay with the connection.
+    value: Option<Box<T>>,
 }
 
 impl<T> Default for PendingTable<T> {
@@ -33,7 +34,7 @@ impl<T> PendingTable<T> {
             (self.slots.len() - 1) as u32
         });
         let slot = &mut self.slots[index as usize];
-        slot.value = Some(value);
+        slot.value = Some(Box::new(value));
         u64::from(slot.generation) << 32 | u64::from(index)
     }
 
@@ -47,7 +48,7 @@ impl<T> PendingTable<T> {
         let value = slot.value.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);
-        Some(value)
+        Some(*value)
     }
 }
 

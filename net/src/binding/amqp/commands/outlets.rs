@@ -28,7 +28,7 @@ use crate::binding::status::Status;
 /// All outlets of a connection.
 #[derive(Debug, Default)]
 pub struct Outlets {
-    links: LinkMap<Outlet>,
+    links: LinkMap<Box<Outlet>>,
     by_receiver: HashMap<ReceiverId, LinkId, RandomState>,
     /// Links to go on with once there is room: in the engine, in the session's window, in the output.
     stalled: HashSet<LinkId, RandomState>,
@@ -103,7 +103,7 @@ impl Locked {
 impl Outlets {
     /// A device wants to receive its commands; its session stands.
     pub fn attach_commands(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, session: SessionId) {
-        self.links.insert(link, Outlet::new(Kind::Commands, 1));
+        self.links.insert(link, Box::new(Outlet::new(Kind::Commands, 1)));
         let request = Request::OpenCommandReceiver { session };
         if turn.ask(Pending::OpenReceiver(link, 0), request).is_err() {
             self.refuse(turn, link, &EngineError::Busy);
@@ -119,7 +119,7 @@ impl Outlets {
             return turn.refuse(link, &status);
         }
         let partition_count = turn.hub.hub.partition_count;
-        self.links.insert(link, Outlet::new(Kind::Receipts, partition_count.into()));
+        self.links.insert(link, Box::new(Outlet::new(Kind::Receipts, partition_count.into())));
         for number in 0..partition_count {
             let request = Request::OpenReceiptReceiver { partition: PartitionId(number) };
             if turn.ask(Pending::OpenReceiver(link, number), request).is_err() {
