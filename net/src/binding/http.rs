@@ -10,7 +10,6 @@ mod answer;
 mod bulk;
 mod commands;
 mod events;
-mod fields;
 mod identity;
 mod provisioning;
 mod query;

@@ -7,8 +7,10 @@
 pub mod address;
 pub mod amqp;
 pub mod command;
+pub mod fields;
 pub mod http;
 pub mod mqtt;
+pub mod presence;
 pub mod properties;
 pub mod status;
 pub mod token;

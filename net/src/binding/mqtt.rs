@@ -7,23 +7,21 @@
 
 mod bag;
 mod commands;
-mod flight;
 mod limits;
 mod login;
 mod subscribing;
 mod topic;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
-use engine::request::{AppendView, Caller, EngineError, Grant, Notice, Reply, Request, SessionId};
-use net_mqtt::{Config, Connect, ConnectCode, Connection, Draft, Event, Inbound, Publish, Role};
+use engine::request::{EngineError, Notice, Reply, Request};
+use net_mqtt::{Config, Connect, ConnectCode, Connection, Draft, Event, Inbound, PacketId, Publish, Role};
 use registry::DeviceId;
 
+use super::presence::{Presence, Told};
 use super::{Binding, Closing, Context};
-use bag::RETAIN_PROPERTY;
+use bag::{RETAIN_PROPERTY, encode_event};
 use commands::Commands;
-use flight::Flight;
 use login::{Login, StoredWill, protocol};
 use subscribing::Subscribing;
 use topic::Target;
@@ -43,80 +41,15 @@ static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
 pub struct MqttBinding {
     connection: Connection,
     inbound: Inbound,
-    phase: Phase,
-    /// Events on their way to the engine.
-    flight: Flight,
+    presence: Presence<PacketId>,
     commands: Option<Box<Commands>>,
     /// A SUBSCRIBE or UNSUBSCRIBE in work; nothing more is read until it is answered.
     subscribing: Option<Box<Subscribing>>,
+    will: Option<Box<StoredWill>>,
     /// The device's subscription is kept while it is away.
     is_persistent: bool,
-    /// The device's session, once it is attached, also when the connection is about to end.
-    session: Option<SessionId>,
-    will: Option<Box<StoredWill>>,
-    /// Requests that met a full engine.
-    unsent: VecDeque<(u64, Request)>,
-    retry_at_ms: Option<u64>,
-    /// Since when events wait for room in the engine.
-    refused_since_ms: Option<u64>,
-    /// When the token ends, on the monotonic clock.
-    expiry_ms: Option<u64>,
-    /// Tells the answers about one subscription from those about the next.
-    serial: u64,
-    /// The hub ends the connection once what is in flight is answered.
-    is_stopping: bool,
-}
-
-/// How far a connection has come.
-enum Phase {
-    /// No CONNECT yet.
-    New,
-    /// The engine verifies the token.
-    Authenticating(DeviceId),
-    /// The token is good; the connection is about to move to its device's core, or to learn that it stays.
-    Verified(DeviceId, Box<Grant>),
-    /// The engine attaches the device.
-    Attaching(DeviceId, u64),
-    /// The engine says what the device has subscribed to earlier, or forgets it.
-    Resuming(DeviceId),
-    /// The device is attached.
-    Attached(DeviceId),
-    Finished,
-}
-
-/// What an answer of the engine is about; in the low bits of its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    Authenticate,
-    OpenSession,
-    Append,
-    OpenReceiver,
-    Receive,
-    Settle,
-    Subscription,
-    Nothing,
-}
-
-impl About {
-    const ALL: [Self; 8] = [
-        Self::Authenticate,
-        Self::OpenSession,
-        Self::Append,
-        Self::OpenReceiver,
-        Self::Receive,
-        Self::Settle,
-        Self::Subscription,
-        Self::Nothing,
-    ];
-
-    /// The token of a request, with a number of its own kind.
-    fn token(self, number: u64) -> u64 {
-        number << 3 | self as u64
-    }
-
-    fn of(token: u64) -> Option<(Self, u64)> {
-        Self::ALL.get((token & 7) as usize).map(|about| (*about, token >> 3))
-    }
+    /// The engine says what the device has subscribed to earlier, or forgets it; CONNACK waits for that.
+    is_resuming: bool,
 }
 
 impl MqttBinding {
@@ -125,41 +58,12 @@ impl MqttBinding {
         Self {
             connection: Connection::new(Role::Server, Arc::clone(&CONFIG), hub.now.mono_ms),
             inbound: Inbound::default(),
-            phase: Phase::New,
-            flight: Flight::default(),
+            presence: Presence::default(),
             commands: None,
             subscribing: None,
-            is_persistent: false,
-            session: None,
             will: None,
-            unsent: VecDeque::new(),
-            retry_at_ms: None,
-            refused_since_ms: None,
-            expiry_ms: None,
-            serial: 0,
-            is_stopping: false,
-        }
-    }
-
-    /// Ask the engine, now or as soon as there is room.
-    fn ask(&mut self, about: About, number: u64, request: Request, hub: &mut Context<'_>) {
-        let token = about.token(number);
-        let caller = Caller { connection: hub.connection, token };
-        if self.unsent.is_empty() && hub.door.ask(caller, request.clone()).is_ok() {
-            return;
-        }
-        self.unsent.push_back((token, request));
-        self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
-    }
-
-    fn send_unsent(&mut self, hub: &mut Context<'_>) {
-        while let Some((token, request)) = self.unsent.front() {
-            let caller = Caller { connection: hub.connection, token: *token };
-            if hub.door.ask(caller, request.clone()).is_err() {
-                self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
-                return;
-            }
-            self.unsent.pop_front();
+            is_persistent: false,
+            is_resuming: false,
         }
     }
 
@@ -168,8 +72,9 @@ impl MqttBinding {
             Event::Connect(connect) => self.take_connect(&connect, output, hub),
             Event::Publish(publish) => self.take_publish(&publish, output, hub)?,
             Event::Acknowledged(id) => {
-                let request = self.commands.as_mut().and_then(|commands| commands.complete(id));
-                self.settle(request, hub);
+                if let Some(commands) = &mut self.commands {
+                    commands.complete(id, &mut self.presence, hub);
+                }
                 self.receive(output, hub);
             }
             Event::Subscribe(subscribe) => self.take_subscribe(subscribe.id, &subscribe.filters, output, hub),
@@ -192,8 +97,7 @@ impl MqttBinding {
             Ok(login) => {
                 self.will = login.will;
                 self.is_persistent = !login.clean_session;
-                self.phase = Phase::Authenticating(login.device);
-                self.ask(About::Authenticate, 0, login.question, hub);
+                self.presence.log_in(login.credentials, hub);
             }
         }
     }
@@ -205,10 +109,14 @@ impl MqttBinding {
     }
 
     fn finish(&mut self) {
-        self.phase = Phase::Finished;
+        self.presence.finish();
         self.commands = None;
         self.subscribing = None;
-        self.unsent.clear();
+    }
+
+    /// The device, once its CONNECT is accepted.
+    fn attached(&self) -> Option<&DeviceId> {
+        self.presence.device().filter(|_| !self.is_resuming)
     }
 
     fn take_publish(
@@ -217,20 +125,17 @@ impl MqttBinding {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) -> Result<(), Closing> {
-        let Phase::Attached(device) = &self.phase else { return Ok(()) };
+        let Some(device) = self.attached() else { return Ok(()) };
         match Target::of(publish.topic, device) {
             Target::Telemetry { bag } => {
                 let marks: &[(&str, &str)] = if publish.retain { &[RETAIN_PROPERTY] } else { &[] };
-                let number = self.flight.push(publish.id, bag, publish.payload, marks);
-                let number = number.map_err(|error| Closing::fault(error.to_string()))?;
-                let bytes = self.flight.view(number).map_or(0, |event| event.message.len());
-                if bytes > limits::EVENT_BYTES_MAX {
-                    return Err(Closing::fault(format!("an event of {bytes} bytes")));
-                }
-                self.append(number, hub);
+                let encode = |out: &mut Vec<u8>| encode_event(bag, publish.payload, marks, out);
+                self.presence
+                    .send(publish.id, encode, hub)
+                    .map_err(|error| Closing::fault(error.to_string()))?;
             }
             Target::Twin { request_id } => {
-                self.flight.push_done(publish.id);
+                self.presence.pass(publish.id);
                 // The status of what is not there; clients fail with it instead of waiting.
                 let topic = format!("$iothub/twin/res/501/?$rid={request_id}");
                 let draft = Draft { topic: &topic, payload: b"", needs_ack: false, retain: false };
@@ -244,158 +149,59 @@ impl MqttBinding {
         Ok(())
     }
 
-    /// Hand an event over.
-    fn append(&mut self, number: u64, hub: &mut Context<'_>) {
-        let (Some(session), Some(view)) = (self.session, self.flight.view(number)) else { return };
-        let caller = Caller { connection: hub.connection, token: About::Append.token(number) };
-        if hub.door.append(caller, AppendView { session, events: &[view] }).is_err() {
-            self.refuse_event(number, hub);
-        }
-    }
-
-    fn refuse_event(&mut self, number: u64, hub: &Context<'_>) {
-        self.flight.refuse(number);
-        self.refused_since_ms.get_or_insert(hub.now.mono_ms);
-        self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
-    }
-
-    /// Ask again for what met a full engine.
-    fn retry(&mut self, hub: &mut Context<'_>) {
-        if self.retry_at_ms.take().is_none() {
-            return;
-        }
-        self.send_unsent(hub);
-        while self.retry_at_ms.is_none()
-            && let Some(number) = self.flight.ask_again()
-        {
-            self.append(number, hub);
-        }
-        if !self.flight.has_refused() {
-            self.refused_since_ms = None;
-        }
-    }
-
     /// Ask for commands, if there is room for them.
     fn receive(&mut self, output: &[u8], hub: &mut Context<'_>) {
-        if self.is_stopping || self.subscribing.is_some() || hub.output_is_full(output) {
+        if self.subscribing.is_some() || self.commands.is_none() || hub.output_is_full(output) {
             return;
         }
-        let request = self.commands.as_mut().and_then(|commands| commands.ask(&self.connection));
-        if let Some(request) = request {
-            self.ask(About::Receive, self.serial, request, hub);
-        }
+        let room = u32::try_from(self.connection.window()).unwrap_or(u32::MAX);
+        self.presence.receive(room, hub);
     }
 
-    fn settle(&mut self, request: Option<Request>, hub: &mut Context<'_>) {
-        if let Some(request) = request {
-            self.ask(About::Settle, self.serial, request, hub);
-        }
-    }
-
-    fn take_reply(
-        &mut self,
-        (about, number): (About, u64),
-        reply: Reply,
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) {
-        let is_current = number == self.serial;
-        match (about, reply) {
-            (About::Append, reply) => self.take_appended(number, reply, hub),
-            (About::Authenticate, reply) => self.take_authenticated(reply, output),
-            (About::OpenSession, reply) => self.take_session(reply, output, hub),
-            (About::OpenReceiver, Reply::ReceiverOpened(receiver)) => match &mut self.commands {
-                Some(commands) if is_current => {
-                    commands.open(receiver);
-                    match self.subscribing {
-                        Some(_) => self.keep_subscription(output, hub),
-                        None => self.receive(output, hub),
-                    }
-                }
-                _ => self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub),
-            },
-            (About::OpenReceiver, _) if is_current => {
-                self.commands = None;
-                self.answer_subscribing(false, output, hub);
-            }
-            (About::Subscription, reply) => self.take_subscription(reply, output, hub),
-            (About::Receive, Reply::Commands(commands)) if is_current => {
-                let Some(mut open) = self.commands.take() else { return };
-                open.end_receive();
-                for command in &commands {
-                    let request = open.send(&mut self.connection, command, output);
-                    self.settle(request, hub);
-                }
-                self.commands = Some(open);
-                self.receive(output, hub);
-            }
-            // Its receiver was taken away; a notice says so, or the session is over.
-            (About::Receive, _) if is_current => {
-                if let Some(commands) = &mut self.commands {
-                    commands.end_receive();
-                }
-            }
-            // A settlement that came too late: the lock had ended, and the command comes again.
-            _ => {}
-        }
-    }
-
-    fn take_appended(&mut self, number: u64, reply: Reply, hub: &mut Context<'_>) {
-        match reply {
-            Reply::Appended { .. } => self.flight.complete(number),
-            Reply::Failed(EngineError::Busy) => self.refuse_event(number, hub),
-            // It will not be stored, and nothing in the protocol says so but the end of the connection.
-            _ => self.finish(),
-        }
-    }
-
-    fn take_authenticated(&mut self, reply: Reply, output: &mut Vec<u8>) {
-        let Phase::Authenticating(device) = &self.phase else { return };
-        match reply {
-            Reply::Authenticated(grant) => {
-                self.phase = Phase::Verified(device.clone(), Box::new(grant));
-            }
-            reply => self.refuse(refusal(&reply), output),
-        }
-    }
-
-    fn take_session(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let Phase::Attaching(device, expires_s) = &self.phase else { return };
-        match reply {
-            Reply::SessionOpened(session) => {
-                // A token counts to the end of its last second.
-                let end_s = expires_s.saturating_add(hub.hub.token_skew_s).saturating_add(1);
-                let left_ms = end_s.saturating_mul(1000).saturating_sub(hub.now.wall_ms);
-                self.expiry_ms = Some(hub.now.mono_ms.saturating_add(left_ms));
-                self.phase = Phase::Resuming(device.clone());
-                self.session = Some(session);
+    /// What the device's presence has come to.
+    fn hear(&mut self, told: Told, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        match told {
+            Told::Attached(session) => {
+                self.is_resuming = true;
                 let request = match self.is_persistent {
                     true => Request::FindSubscription { session },
                     false => Request::PutSubscription { session, subscription: None },
                 };
-                self.ask(About::Subscription, self.serial, request, hub);
+                self.presence.ask(request, hub);
             }
-            reply => self.refuse(refusal(&reply), output),
-        }
-    }
-
-    /// Do what is due whatever happened.
-    fn finish_turn(&mut self, output: &mut Vec<u8>) {
-        while let Some(id) = self.flight.poll_acknowledged() {
-            self.connection.acknowledge(id, output);
-        }
-        if self.is_stopping && self.flight.is_empty() {
-            self.finish();
+            Told::Refused(error) => self.refuse(refusal(&error), output),
+            Told::Receiver(true) => match self.subscribing {
+                Some(_) => self.keep_subscription(output, hub),
+                None => self.receive(output, hub),
+            },
+            Told::Receiver(false) => {
+                self.commands = None;
+                self.answer_subscribing(false, output, hub);
+            }
+            Told::Answer(reply) => self.take_subscription(reply, output, hub),
+            Told::Commands(locked) => {
+                if let Some(commands) = &mut self.commands {
+                    for command in &locked {
+                        commands.send(command, &mut self.connection, &mut self.presence, output, hub);
+                    }
+                }
+                self.receive(output, hub);
+            }
+            // A settlement that came too late: the lock had ended, and the command comes again.
+            Told::Settled { .. } => {}
+            Told::ReceiverEnded => self.commands = None,
+            // The end of the connection is the protocol's only word for it.
+            Told::Over(_) => self.finish(),
         }
     }
 }
 
 /// The code to refuse a CONNECT with.
-fn refusal(reply: &Reply) -> ConnectCode {
-    match reply {
-        Reply::Failed(
-            EngineError::Unauthorized(_) | EngineError::DeviceNotFound | EngineError::DeviceDisabled,
-        ) => ConnectCode::NotAuthorized,
+fn refusal(error: &EngineError) -> ConnectCode {
+    match error {
+        EngineError::Unauthorized(_) | EngineError::DeviceNotFound | EngineError::DeviceDisabled => {
+            ConnectCode::NotAuthorized
+        }
         _ => ConnectCode::Unavailable,
     }
 }
@@ -421,45 +227,29 @@ impl Binding for MqttBinding {
     }
 
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        if let Some(about) = About::of(token) {
-            self.take_reply(about, reply, output, hub);
+        if let Some(told) = self.presence.handle_reply(token, reply, hub) {
+            self.hear(told, output, hub);
         }
-        // An answer means that there is room again.
-        self.retry(hub);
     }
 
-    fn handle_notice(&mut self, notice: Notice, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        match notice {
-            Notice::SessionEnded { session, .. } if self.session == Some(session) => {
-                // A newer connection of the device, or its end: nothing of this one is stored any more, the will included.
-                self.session = None;
-                self.finish();
-            }
-            Notice::ReceiverEnded { receiver } => {
-                self.commands.take_if(|commands| commands.receiver() == Some(receiver));
-            }
-            _ => {}
+    fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        if let Some(told) = self.presence.handle_notice(notice) {
+            self.hear(told, output, hub);
         }
     }
 
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let now_ms = hub.now.mono_ms;
-        let is_over = |at_ms: Option<u64>| at_ms.is_some_and(|at_ms| at_ms <= now_ms);
-        if is_over(self.expiry_ms)
-            || is_over(self.refused_since_ms.map(|since_ms| since_ms + limits::REFUSED_MS_MAX))
-            || self.connection.handle_timeout(now_ms, output).is_err()
-        {
-            return self.finish();
-        }
-        if is_over(self.retry_at_ms) {
-            self.retry(hub);
+        if let Some(told) = self.presence.handle_timeout(hub) {
+            self.hear(told, output, hub);
+        } else if self.connection.handle_timeout(hub.now.mono_ms, output).is_err() {
+            self.finish();
         }
     }
 
     fn next_timeout_ms(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Finished => None,
-            _ => [self.retry_at_ms, self.expiry_ms, self.connection.next_timeout_ms()]
+        match self.is_finished() {
+            true => None,
+            false => [self.presence.next_timeout_ms(), self.connection.next_timeout_ms()]
                 .into_iter()
                 .flatten()
                 .min(),
@@ -471,57 +261,50 @@ impl Binding for MqttBinding {
     }
 
     fn handle_turn_end(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        self.finish_turn(output);
-        self.flight.trim();
+        while let Some(id) = self.presence.poll_stored() {
+            self.connection.acknowledge(id, output);
+        }
+        if self.presence.is_settled() {
+            self.finish();
+        }
+        self.presence.trim();
     }
 
     fn home(&self) -> Option<DeviceId> {
-        match &self.phase {
-            Phase::Verified(device, _) => Some(device.clone()),
-            _ => None,
-        }
+        self.presence.home()
     }
 
     fn awaits_home(&self) -> bool {
-        matches!(self.phase, Phase::Verified(..))
+        self.presence.awaits_home()
     }
 
     fn handle_home(&mut self, _output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let Phase::Verified(device, grant) = &self.phase else { return };
-        let (device, grant) = (device.clone(), Grant::clone(grant));
-        self.phase = Phase::Attaching(device.clone(), grant.expires_s);
-        let protocol = protocol(hub.transport);
-        self.ask(About::OpenSession, 0, Request::OpenSession { device, grant, protocol }, hub);
+        self.presence.handle_home(protocol(hub.transport), hub);
     }
 
     fn wants_input(&self) -> bool {
-        match self.phase {
-            Phase::New => true,
-            Phase::Attached(..) => !self.is_stopping && self.subscribing.is_none() && self.flight.has_room(),
-            _ => false,
-        }
+        self.presence.is_unknown()
+            || (self.presence.has_room() && !self.is_resuming && self.subscribing.is_none())
     }
 
     fn begin_stop(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        match self.phase {
-            Phase::Attached(..) => self.is_stopping = true,
-            Phase::New => self.finish(),
-            _ => self.refuse(ConnectCode::Unavailable, output),
+        if self.attached().is_some() {
+            self.presence.begin_stop();
+        } else if self.presence.is_unknown() {
+            self.finish();
+        } else {
+            self.refuse(ConnectCode::Unavailable, output);
         }
     }
 
     fn handle_gone(&mut self, hub: &mut Context<'_>) {
-        if let (Some(session), Some(will)) = (self.session, self.will.take()) {
-            let caller = Caller { connection: hub.connection, token: About::Nothing.token(0) };
-            // Nobody is left to try again for.
-            if hub.door.append(caller, AppendView { session, events: &[will.view()] }).is_err() {
-                tracing::warn!(peer = %hub.peer, "a device's will is lost: the engine has no room for it");
-            }
+        if let Some(will) = self.will.take() {
+            self.presence.send_last(will.view(), hub);
         }
     }
 
     fn is_finished(&self) -> bool {
-        matches!(self.phase, Phase::Finished)
+        self.presence.is_over()
     }
 }
 

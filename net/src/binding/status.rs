@@ -89,6 +89,11 @@ impl Status {
     }
 }
 
+/// A value that cannot be.
+pub fn invalid(message: impl Into<String>) -> Status {
+    Status::new(INVALID.0, INVALID.1, INVALID.2, message)
+}
+
 type Entry = (u32, &'static str, &'static str);
 
 const DEVICE_NOT_FOUND: Entry = (404_001, "DeviceNotFound", NOT_FOUND);

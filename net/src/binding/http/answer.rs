@@ -12,6 +12,8 @@ use serde_json::json;
 use crate::binding::status::{Status, iso_time, tracking_id};
 use crate::binding::websocket::UpgradeError;
 
+pub(super) use crate::binding::status::invalid;
+
 /// Why a request is not done, and what HTTP wants to be told with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
@@ -83,11 +85,6 @@ impl Answer {
 
 fn json_type() -> (Cow<'static, str>, String) {
     ("Content-Type".into(), "application/json; charset=utf-8".to_owned())
-}
-
-/// What the binding itself refuses.
-pub(super) fn invalid(message: impl Into<String>) -> Status {
-    Status::new(400_004, "ArgumentInvalid", MS_ARGUMENT_ERROR, message)
 }
 
 /// A body that cannot be read.

@@ -2,15 +2,13 @@
 
 use std::borrow::Cow;
 
-use engine::request::{Ack, LockToken, LockedCommand};
-use net_amqp::{Body, Sections, Value};
+use engine::request::{LockToken, LockedCommand};
 use net_http::Head;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::answer::{Answer, confused, invalid};
-use super::fields::OWN_PREFIX;
-use crate::binding::command::{ACK_PROPERTY, ack_word};
-use crate::binding::status::{Status, iso_time};
+use crate::binding::fields::{CommandFields, OWN_PREFIX};
+use crate::binding::status::Status;
 
 /// The request header that asks for a shorter lock, in seconds.
 const LOCK_TIMEOUT: &str = "iothub-messagelocktimeout";
@@ -54,44 +52,23 @@ pub(super) fn read_lock(text: &str) -> Result<LockToken, Status> {
 /// The stored message cannot be read, which is the hub's fault.
 pub(super) fn command_answer(commands: &[LockedCommand]) -> Result<Answer, Status> {
     let Some(command) = commands.first() else { return Ok(Answer::no_content()) };
-    let sections = Sections::parse(&command.message).map_err(|_| confused())?;
-    let mut answer = Answer { status: 200, headers: Vec::new(), body: body_of(sections.body)? }
-        .with("ETag", format!("\"{}\"", command.token))
-        .with("iothub-sequencenumber", command.number.0.to_string())
-        .with("iothub-enqueuedtime", iso_time(command.enqueued_ms))
-        .with("iothub-expiry", iso_time(command.expires_ms))
-        .with("iothub-deliverycount", command.delivery_count.to_string());
-    if command.ack != Ack::None {
-        answer = answer.with("iothub-ack", ack_word(command.ack));
+    let fields = CommandFields::read(command).map_err(|_| confused())?;
+    let mut answer = Answer { status: 200, headers: Vec::new(), body: fields.body }
+        .with("ETag", format!("\"{}\"", command.token));
+    for (name, text) in fields.known {
+        answer = answer.with(name, text);
     }
-    let mut content_type = "application/octet-stream";
-    if let Some(properties) = sections.properties {
-        let texts = [
-            ("iothub-messageid", properties.message_id.map(text_of)),
-            ("iothub-correlationid", properties.correlation_id.map(text_of)),
-            ("iothub-userid", properties.user_id.map(|id| text_of(Value::Binary(id)))),
-            ("iothub-to", properties.to.map(str::to_owned)),
-            ("iothub-contenttype", properties.content_type.map(str::to_owned)),
-            ("iothub-contentencoding", properties.content_encoding.map(str::to_owned)),
-            // The C client looks for these.
-            ("ContentType", properties.content_type.map(str::to_owned)),
-            ("ContentEncoding", properties.content_encoding.map(str::to_owned)),
-        ];
-        for (name, text) in texts {
-            if let Some(text) = text {
-                answer = answer.with(name, text);
-            }
+    // The C client looks for these.
+    let of_c = [("ContentType", fields.content_type.clone()), ("ContentEncoding", fields.content_encoding)];
+    for (name, text) in of_c {
+        if let Some(text) = text {
+            answer = answer.with(name, text);
         }
-        content_type = properties.content_type.unwrap_or(content_type);
     }
+    let content_type = fields.content_type.unwrap_or_else(|| "application/octet-stream".to_owned());
     answer = answer.with("Content-Type", content_type);
-    for entry in sections.application_properties.iter().flat_map(|properties| properties.iter()) {
-        let Ok((name, value)) = entry else { continue };
-        let name = name.as_text().unwrap_or_default();
-        // Its receiver is told by the header above.
-        if !name.eq_ignore_ascii_case(ACK_PROPERTY) {
-            answer = answer.with(header_name(name), text_of(value));
-        }
+    for (name, text) in fields.own {
+        answer = answer.with(header_name(&name), text);
     }
     Ok(answer)
 }
@@ -100,35 +77,10 @@ fn header_name(name: &str) -> Cow<'static, str> {
     Cow::Owned(format!("{OWN_PREFIX}{}", utf8_percent_encode(name, NAME)))
 }
 
-fn body_of(body: Body<'_>) -> Result<Vec<u8>, Status> {
-    match body {
-        Body::Empty => Ok(Vec::new()),
-        Body::Data(data) => Ok(data.iter().flatten().copied().collect()),
-        Body::Value(Value::Binary(bytes)) => Ok(bytes.to_vec()),
-        Body::Value(value) => Ok(text_of(value).into_bytes()),
-        Body::Sequence(_) => Err(confused()),
-    }
-}
-
-/// A value as text: headers hold nothing else.
-fn text_of(value: Value<'_>) -> String {
-    match value {
-        Value::String(text) | Value::Symbol(text) => text.to_owned(),
-        Value::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Value::Bool(value) => value.to_string(),
-        Value::Uuid(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
-        Value::Timestamp(ms) => u64::try_from(ms).map(iso_time).unwrap_or_default(),
-        Value::Ulong(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Double(number) => number.to_string(),
-        value => value.as_i64().map(|number| number.to_string()).unwrap_or_default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use engine::request::{PartitionId, SequenceNumber};
-    use net_amqp::{MessageBuilder, Properties};
+    use engine::request::{Ack, PartitionId, SequenceNumber};
+    use net_amqp::{MessageBuilder, Properties, Value};
 
     use super::*;
 

@@ -14,7 +14,7 @@ use net_http::Head;
 use serde::Deserialize;
 
 use super::answer::{invalid, malformed};
-use super::fields::{MessageFields, field_text};
+use crate::binding::fields::{MessageFields, field_text};
 use crate::binding::properties::plan_message;
 use crate::binding::status::Status;
 

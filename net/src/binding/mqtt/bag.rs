@@ -13,6 +13,7 @@ use net_amqp::value::{Descriptor, encode};
 use net_amqp::{Body, DecodeError, Properties, Sections, Value};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::binding::presence::EventShape;
 use crate::binding::properties::is_reserved;
 use crate::binding::status::iso_time;
 
@@ -68,17 +69,6 @@ const SYSTEM_KEYS: [(&str, Place); 16] = [
 
 /// Names that are annotations however they are written.
 const ANNOTATION_NAMES: [&str; 2] = ["iothub-interface-id", "dt-subject"];
-
-/// How long the parts of an event are that [`encode_event`] wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventShape {
-    /// Annotations, at the front.
-    pub annotations_bytes: usize,
-    /// AMQP values in them.
-    pub annotation_value_count: u16,
-    /// The message behind them.
-    pub message_bytes: usize,
-}
 
 /// A bag that cannot be read: text that is not UTF-8 once it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,26 +1,25 @@
 //! Who connects: what a CONNECT says of the device, its token and its will.
 
 use engine::monitor::Protocol;
-use engine::request::{EventView, Request, SecretText};
+use engine::request::{EventView, UnauthorizedReason};
 use net_mqtt::{Connect, ConnectCode};
 use percent_encoding::percent_decode_str;
-use registry::{DeviceId, SasToken};
+use registry::DeviceId;
 
-use super::bag::{EventShape, RETAIN_PROPERTY, WILL_PROPERTY, encode_event};
+use super::bag::{RETAIN_PROPERTY, WILL_PROPERTY, encode_event};
 use super::topic::Target;
-use crate::binding::{Context, Transport, token};
+use crate::binding::presence::{Credentials, EventShape};
+use crate::binding::{Context, Transport};
 
 /// A CONNECT, read.
 #[derive(Debug)]
 pub struct Login {
-    /// Who it says that it is.
-    pub device: DeviceId,
+    /// Who it says that it is, and how it proves it.
+    pub credentials: Credentials,
     /// Whether its subscription of earlier connections is to be forgotten.
     pub clean_session: bool,
     /// What is published when the connection breaks.
     pub will: Option<Box<StoredWill>>,
-    /// Whether it is so.
-    pub question: Request,
 }
 
 /// How a connection's bytes travel, as the engine names it.
@@ -49,14 +48,6 @@ impl Login {
         }
         let password = connect.password.ok_or(ConnectCode::NotAuthorized)?;
         let text = std::str::from_utf8(password).map_err(|_| ConnectCode::BadCredentials)?;
-        let sas = SasToken::parse(text).map_err(|_| ConnectCode::BadCredentials)?;
-        let partition =
-            token::partition_of(&sas, hub.hub.partition_count).map_err(|_| ConnectCode::NotAuthorized)?;
-        let question = Request::Authenticate {
-            partition,
-            token: SecretText::new(text),
-            protocol: protocol(hub.transport),
-        };
         let will = match &connect.will {
             None => None,
             Some(will) => match Target::of(will.topic, &device) {
@@ -67,7 +58,13 @@ impl Login {
                 Target::Twin { .. } | Target::Foreign => return Err(ConnectCode::NotAuthorized),
             },
         };
-        Ok(Self { device, clean_session: connect.clean_session, will, question })
+        let protocol = protocol(hub.transport);
+        let credentials = Credentials::with_token(device, text, protocol, hub.hub.partition_count);
+        let credentials = credentials.map_err(|reason| match reason {
+            UnauthorizedReason::Malformed => ConnectCode::BadCredentials,
+            _ => ConnectCode::NotAuthorized,
+        })?;
+        Ok(Self { credentials, clean_session: connect.clean_session, will })
     }
 }
 

@@ -1,11 +1,11 @@
 //! The device's subscription to its commands: granted, kept while it is away, taken up again.
 
-use engine::request::{Reply, Request, SessionId, Subscription};
+use engine::request::{EngineError, Reply, Request, Subscription};
 use net_mqtt::{Filters, PacketId, Qos, SubAck};
 
 use super::commands::Commands;
 use super::topic::command_prefix;
-use super::{About, MqttBinding, Phase, refusal};
+use super::{MqttBinding, refusal};
 use crate::binding::Context;
 
 /// What a SUBSCRIBE or UNSUBSCRIBE is answered with, once its receiver is open and it is kept.
@@ -25,7 +25,7 @@ impl MqttBinding {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) {
-        let (Phase::Attached(device), Some(session)) = (&self.phase, self.session) else { return };
+        let Some(device) = self.attached() else { return };
         let mut wanted = None;
         let code = |(filter, qos): (_, Qos)| match command_prefix(filter, device) {
             None => SubAck::REFUSED,
@@ -46,24 +46,22 @@ impl MqttBinding {
             (Some((prefix, needs_ack)), None) => {
                 let commands = Commands::new(prefix, needs_ack);
                 self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
-                self.open_receiver(commands, session, hub);
+                self.open_receiver(commands, hub);
             }
         }
     }
 
-    fn open_receiver(&mut self, commands: Commands, session: SessionId, hub: &mut Context<'_>) {
+    fn open_receiver(&mut self, commands: Commands, hub: &mut Context<'_>) {
         self.commands = Some(Box::new(commands));
-        self.serial += 1;
-        self.ask(About::OpenReceiver, self.serial, Request::OpenCommandReceiver { session }, hub);
+        self.presence.open_receiver(hub);
     }
 
     /// The subscription is another one now: keep it, if that is wanted, then answer.
     pub(super) fn keep_subscription(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        match self.session {
+        match self.presence.session() {
             Some(session) if self.is_persistent => {
                 let subscription = self.commands.as_ref().map(|commands| commands.subscription());
-                let request = Request::PutSubscription { session, subscription };
-                self.ask(About::Subscription, self.serial, request, hub);
+                self.presence.ask(Request::PutSubscription { session, subscription }, hub);
             }
             _ => self.answer_subscribing(true, output, hub),
         }
@@ -96,32 +94,31 @@ impl MqttBinding {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) {
-        let Phase::Attached(device) = &self.phase else { return };
+        let Some(device) = self.attached() else { return };
         if !filters.iter().any(|(filter, _)| command_prefix(filter, device).is_some()) {
             return self.connection.answer_unsubscribe(id, output);
         }
-        let receiver = self.commands.take().and_then(|commands| commands.receiver());
-        if let Some(receiver) = receiver {
-            self.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
-        }
+        self.commands = None;
+        self.presence.close_receiver(hub);
         self.subscribing = Some(Box::new(Subscribing { id, codes: None }));
         self.keep_subscription(output, hub);
     }
 
     /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.
     pub(super) fn take_subscription(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
-        let (Phase::Resuming(device), Some(session)) = (&self.phase, self.session) else {
+        if !self.is_resuming {
             return self.answer_subscribing(matches!(reply, Reply::Done), output, hub);
-        };
+        }
         let subscription = match reply {
             Reply::Done => None,
             Reply::Subscription(subscription) => subscription,
-            reply => return self.refuse(refusal(&reply), output),
+            Reply::Failed(error) => return self.refuse(refusal(&error), output),
+            _ => return self.refuse(refusal(&EngineError::StorageFailed), output),
         };
-        self.phase = Phase::Attached(device.clone());
+        self.is_resuming = false;
         self.connection.accept(subscription.is_some(), hub.now.mono_ms, output);
         if let Some(Subscription { address, needs_ack }) = subscription {
-            self.open_receiver(Commands::new(&address, needs_ack), session, hub);
+            self.open_receiver(Commands::new(&address, needs_ack), hub);
         }
     }
 }

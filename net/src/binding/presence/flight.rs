@@ -7,25 +7,47 @@
 use std::collections::VecDeque;
 
 use engine::request::EventView;
-use net_mqtt::PacketId;
 
-use super::bag::{BagError, EventShape, encode_event};
 use super::limits::{EVENT_WAITING_BYTES_MAX, EVENT_WAITING_MAX};
 
-/// The events that have no answer yet.
-#[derive(Debug, Default)]
-pub struct Flight {
+/// How long the parts of an event are that were appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventShape {
+    /// Annotations, at the front.
+    pub annotations_bytes: usize,
+    /// AMQP values in them.
+    pub annotation_value_count: u16,
+    /// The message behind them.
+    pub message_bytes: usize,
+}
+
+impl EventShape {
+    /// Append an event as it is stored.
+    pub fn append(event: &EventView<'_>, out: &mut Vec<u8>) -> Self {
+        out.extend_from_slice(event.annotations);
+        out.extend_from_slice(event.message);
+        Self {
+            annotations_bytes: event.annotations.len(),
+            annotation_value_count: event.annotation_value_count,
+            message_bytes: event.message.len(),
+        }
+    }
+}
+
+/// The events that have no answer yet. `A`: what the protocol acknowledges an event by.
+#[derive(Debug)]
+pub struct Flight<A> {
     bytes: Vec<u8>,
-    entries: VecDeque<Entry>,
+    entries: VecDeque<Entry<A>>,
     /// The number of the first entry.
     first: u64,
     refused_count: u32,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<A> {
     /// None: nobody waits for an acknowledgement.
-    id: Option<PacketId>,
+    id: Option<A>,
     /// Where its bytes begin.
     start: usize,
     shape: EventShape,
@@ -39,29 +61,32 @@ enum State {
     Done,
 }
 
-impl Flight {
-    /// An event arrived; the number that its answer goes by.
+impl<A> Default for Flight<A> {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), entries: VecDeque::new(), first: 0, refused_count: 0 }
+    }
+}
+
+impl<A> Flight<A> {
+    /// An event arrived, which `encode` appends; the number that its answer goes by.
     ///
     /// # Errors
     ///
-    /// [`BagError`]: its properties cannot be read, and nothing was kept.
-    pub fn push(
+    /// Those of `encode`: nothing was kept.
+    pub fn push<E>(
         &mut self,
-        id: Option<PacketId>,
-        bag: &str,
-        payload: &[u8],
-        marks: &[(&str, &str)],
-    ) -> Result<u64, BagError> {
+        id: Option<A>,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<EventShape, E>,
+    ) -> Result<u64, E> {
         let start = self.bytes.len();
-        let shape =
-            encode_event(bag, payload, marks, &mut self.bytes).inspect_err(|_| self.bytes.truncate(start))?;
+        let shape = encode(&mut self.bytes).inspect_err(|_| self.bytes.truncate(start))?;
         self.entries.push_back(Entry { id, start, shape, state: State::Asked });
         Ok(self.first + self.entries.len() as u64 - 1)
     }
 
     /// A message arrived that needs nobody's answer; it is acknowledged behind those before it.
-    pub fn push_done(&mut self, id: Option<PacketId>) {
-        let shape = EventShape { annotations_bytes: 0, annotation_value_count: 0, message_bytes: 0 };
+    pub fn push_done(&mut self, id: Option<A>) {
+        let shape = EventShape::default();
         self.entries.push_back(Entry { id, start: self.bytes.len(), shape, state: State::Done });
     }
 
@@ -98,7 +123,7 @@ impl Flight {
     }
 
     /// The next acknowledgement that may leave. None: the first message waits, or there is none.
-    pub fn poll_acknowledged(&mut self) -> Option<PacketId> {
+    pub fn poll_acknowledged(&mut self) -> Option<A> {
         while self.entries.front().is_some_and(|entry| entry.state == State::Done) {
             self.first += 1;
             let entry = self.entries.pop_front()?;
@@ -163,23 +188,23 @@ impl Flight {
 mod tests {
     use super::*;
 
-    fn id(number: u16) -> Option<PacketId> {
-        PacketId::new(number)
+    fn push(flight: &mut Flight<u16>, number: u16) -> u64 {
+        let encode = |out: &mut Vec<u8>| {
+            out.extend([number as u8; 100]);
+            Ok::<_, ()>(EventShape { message_bytes: 100, ..EventShape::default() })
+        };
+        flight.push(Some(number), encode).unwrap()
     }
 
-    fn push(flight: &mut Flight, number: u16) -> u64 {
-        flight.push(id(number), "a=b", &[number as u8; 100], &[]).unwrap()
-    }
-
-    fn acknowledged(flight: &mut Flight) -> Vec<u16> {
-        std::iter::from_fn(|| flight.poll_acknowledged()).map(PacketId::number).collect()
+    fn acknowledged(flight: &mut Flight<u16>) -> Vec<u16> {
+        std::iter::from_fn(|| flight.poll_acknowledged()).collect()
     }
 
     #[test]
     fn acknowledgements_keep_the_order_of_arrival() {
         let mut flight = Flight::default();
         let numbers: Vec<u64> = (1..=4).map(|number| push(&mut flight, number)).collect();
-        flight.push_done(id(5));
+        flight.push_done(Some(5));
         flight.complete(numbers[2]);
         flight.complete(numbers[1]);
         assert_eq!(acknowledged(&mut flight), [0; 0]);
@@ -212,9 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_bag_leaves_nothing_behind() {
-        let mut flight = Flight::default();
-        assert_eq!(flight.push(id(1), "a=b&c=%ff", b"", &[]), Err(BagError));
+    fn what_is_no_event_leaves_nothing_behind() {
+        let mut flight = Flight::<u16>::default();
+        let encode = |out: &mut Vec<u8>| {
+            out.extend([1; 7]);
+            Err("half of it")
+        };
+        assert_eq!(flight.push(Some(1), encode), Err("half of it"));
         assert!(flight.is_empty() && flight.bytes.is_empty());
     }
 }

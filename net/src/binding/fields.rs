@@ -6,16 +6,17 @@
 
 use std::borrow::Cow;
 
+use engine::request::{Ack, LockedCommand};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use net_amqp::{MessageBuilder, Properties, Value};
+use net_amqp::{Body, DecodeError, MessageBuilder, Properties, Sections, Value};
 
-use crate::binding::http::answer::invalid;
-use crate::binding::status::Status;
+use crate::binding::command::{ACK_PROPERTY, ack_word};
+use crate::binding::status::{Status, invalid, iso_time};
 
 /// What stands in front of the sender's own properties.
-pub(super) const OWN_PREFIX: &str = "iothub-app-";
+pub const OWN_PREFIX: &str = "iothub-app-";
 
 /// Fields that become application properties of another name, in the words of the AMQP clients.
 const RENAMED: [(&str, &str); 4] = [
@@ -30,7 +31,7 @@ const ANNOTATIONS: [&str; 2] = ["iothub-interface-id", "dt-subject"];
 
 /// The properties of one message, borrowed from where they were found.
 #[derive(Default)]
-pub(super) struct MessageFields<'a> {
+pub struct MessageFields<'a> {
     properties: Properties<'a>,
     has_properties: bool,
     builder: MessageBuilder<'a>,
@@ -42,7 +43,7 @@ impl<'a> MessageFields<'a> {
     /// # Errors
     ///
     /// The value is not one for this field.
-    pub(super) fn take(&mut self, name: &'a str, value: &'a str) -> Result<(), Status> {
+    pub fn take(&mut self, name: &'a str, value: &'a str) -> Result<(), Status> {
         if let Some(own) = strip_prefix_without_case(name, OWN_PREFIX) {
             return self.put(own, value);
         }
@@ -78,7 +79,12 @@ impl<'a> MessageFields<'a> {
         Ok(())
     }
 
-    fn put(&mut self, name: &'a str, value: &'a str) -> Result<(), Status> {
+    /// Take a property of the sender's own.
+    ///
+    /// # Errors
+    ///
+    /// It has no name.
+    pub fn put(&mut self, name: &'a str, value: &'a str) -> Result<(), Status> {
         if name.is_empty() {
             return Err(invalid("a property has no name"));
         }
@@ -88,7 +94,7 @@ impl<'a> MessageFields<'a> {
     }
 
     /// Append all sections in front of the body.
-    pub(super) fn encode_to(self, out: &mut Vec<u8>) {
+    pub fn encode_to(self, out: &mut Vec<u8>) {
         let builder = match self.has_properties {
             true => self.builder.properties(self.properties),
             false => self.builder,
@@ -97,8 +103,89 @@ impl<'a> MessageFields<'a> {
     }
 }
 
+/// A command as fields: what a protocol whose messages have headers hands to the device.
+pub struct CommandFields {
+    /// System properties by their names.
+    pub known: Vec<(&'static str, String)>,
+    /// The sender's own properties, without [`OWN_PREFIX`].
+    pub own: Vec<(String, String)>,
+    /// What the body is, where the sender has said so.
+    pub content_type: Option<String>,
+    /// How the body is encoded, where the sender has said so.
+    pub content_encoding: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl CommandFields {
+    /// Read a command.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`]: what is stored is no message, which is the hub's fault.
+    pub fn read(command: &LockedCommand) -> Result<Self, DecodeError> {
+        let sections = Sections::parse(&command.message)?;
+        let mut known = vec![
+            ("iothub-sequencenumber", command.number.0.to_string()),
+            ("iothub-enqueuedtime", iso_time(command.enqueued_ms)),
+            ("iothub-expiry", iso_time(command.expires_ms)),
+            ("iothub-deliverycount", command.delivery_count.to_string()),
+        ];
+        if command.ack != Ack::None {
+            known.push(("iothub-ack", ack_word(command.ack).to_owned()));
+        }
+        let properties = sections.properties.unwrap_or_default();
+        let content_type = properties.content_type.map(str::to_owned);
+        let content_encoding = properties.content_encoding.map(str::to_owned);
+        let texts = [
+            ("iothub-messageid", properties.message_id.map(text_of)),
+            ("iothub-correlationid", properties.correlation_id.map(text_of)),
+            ("iothub-userid", properties.user_id.map(|id| text_of(Value::Binary(id)))),
+            ("iothub-to", properties.to.map(str::to_owned)),
+            ("iothub-contenttype", content_type.clone()),
+            ("iothub-contentencoding", content_encoding.clone()),
+        ];
+        known.extend(texts.into_iter().filter_map(|(name, text)| Some((name, text?))));
+        let mut own = Vec::new();
+        for entry in sections.application_properties.iter().flat_map(|properties| properties.iter()) {
+            let Ok((name, value)) = entry else { continue };
+            let name = name.as_text().unwrap_or_default();
+            // Its receiver is told by the field above.
+            if !name.eq_ignore_ascii_case(ACK_PROPERTY) {
+                own.push((name.to_owned(), text_of(value)));
+            }
+        }
+        Ok(Self { known, own, content_type, content_encoding, body: body_of(sections.body)? })
+    }
+}
+
+fn body_of(body: Body<'_>) -> Result<Vec<u8>, DecodeError> {
+    match body {
+        Body::Empty => Ok(Vec::new()),
+        Body::Data(data) => Ok(data.iter().flatten().copied().collect()),
+        Body::Value(Value::Binary(bytes)) => Ok(bytes.to_vec()),
+        Body::Value(value) => Ok(text_of(value).into_bytes()),
+        Body::Sequence(_) => Err(DecodeError::WrongType("body")),
+    }
+}
+
+/// A value as text: fields hold nothing else.
+fn text_of(value: Value<'_>) -> String {
+    match value {
+        Value::String(text) | Value::Symbol(text) => text.to_owned(),
+        Value::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Uuid(bytes) => uuid::Uuid::from_bytes(bytes).to_string(),
+        Value::Timestamp(ms) => u64::try_from(ms).map(iso_time).unwrap_or_default(),
+        Value::Ulong(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        value => value.as_i64().map(|number| number.to_string()).unwrap_or_default(),
+    }
+}
+
 /// The text of a header field. Clients write UTF-8 as it is; Node writes what ISO 8859-1 has in that.
-pub(super) fn field_text(value: &[u8]) -> Cow<'_, str> {
+pub fn field_text(value: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(value) {
         Ok(text) => Cow::Borrowed(text),
         Err(_) => Cow::Owned(value.iter().map(|byte| char::from(*byte)).collect()),
@@ -119,7 +206,7 @@ fn symbol<'a>(name: &str, value: &'a str) -> Result<&'a str, Status> {
 
 /// A moment in one of the forms that clients write, as milliseconds since 1970: ISO 8601, the `Date` field's, milliseconds,
 /// .NET's (`10/15/2018 03:54:24`) and JavaScript's (`Mon Oct 15 2018 03:54:24 GMT+0000 (...)`). Without an offset it is UTC.
-pub(super) fn read_time(text: &str) -> Option<i64> {
+pub fn read_time(text: &str) -> Option<i64> {
     let text = text.trim();
     if let Ok(ms) = text.parse::<i64>() {
         return Some(ms);
