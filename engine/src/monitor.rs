@@ -23,6 +23,8 @@ pub enum Protocol {
     MqttsWebSocket,
     /// In the process itself.
     Embedded,
+    /// A protocol that the program was built with besides, by the scheme of its addresses.
+    Further(&'static str),
 }
 
 /// Whom a refused caller claimed to be. Claimed only: the signature did not hold, or the right was missing.

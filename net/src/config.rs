@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::certificate::Name;
 use crate::data_dir::DataKeySource;
+use crate::further::{FURTHER, Further};
 
 /// Most partitions a hub can have.
 pub const PARTITIONS_MAX: u16 = 32;
@@ -94,6 +95,10 @@ pub struct Settings {
     /// Port for AMQP in the clear, on loopback alone: for Event Hubs clients with UseDevelopmentEmulator=true [default: off]
     #[arg(long, value_name = "PORT")]
     pub plain_amqp_port: Option<u16>,
+    /// Further protocol to speak and its port, as stomps=61614; repeatable. One that this program was built with [default: none]
+    #[arg(long, value_name = "SCHEME=PORT")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub also: Vec<String>,
     /// Cores to run on; may change at any start [default: all]
     #[arg(long, value_name = "N")]
     pub cores: Option<u16>,
@@ -226,6 +231,8 @@ pub struct Config {
     pub mqtts_port: u16,
     /// Port for AMQP in the clear, where it is on.
     pub plain_amqp_port: Option<u16>,
+    /// Further protocols, and their ports.
+    pub also: Vec<(&'static Further, u16)>,
     /// Cores to run on.
     pub core_count: u16,
     /// Where they run.
@@ -339,6 +346,7 @@ impl Settings {
             https_port: self.https_port.or(file.https_port),
             mqtts_port: self.mqtts_port.or(file.mqtts_port),
             plain_amqp_port: self.plain_amqp_port.or(file.plain_amqp_port),
+            also: or(self.also, file.also),
             cores: self.cores.or(file.cores),
             pin: self.pin.or(file.pin),
             partitions: self.partitions.or(file.partitions),
@@ -404,6 +412,7 @@ impl Settings {
                 .plain_amqp_port
                 .map(|number| port("plain-amqp-port", number))
                 .transpose()?,
+            also: further(&self.also)?,
             core_count,
             pin,
             partitions: self.partitions,
@@ -449,6 +458,29 @@ fn within<T: PartialOrd + std::fmt::Display + Copy>(
 
 fn port(key: &'static str, number: u16) -> Result<u16, ConfigError> {
     within(key, number, 1, u16::MAX)
+}
+
+/// Further protocols as `SCHEME=PORT`, each once.
+fn further(said: &[String]) -> Result<Vec<(&'static Further, u16)>, ConfigError> {
+    let mut found: Vec<(&Further, u16)> = Vec::new();
+    for text in said {
+        let (scheme, number) = text.split_once('=').unwrap_or((text, ""));
+        let number = number.trim().parse();
+        let number = number.map_err(|_| value("also", format!("{text:?} is not SCHEME=PORT")))?;
+        let Some(protocol) = Further::find(scheme.trim()) else {
+            let known: Vec<&str> = FURTHER.iter().map(|protocol| protocol.scheme).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(value(
+                "also",
+                format!("{scheme:?} is none of this program's further protocols: {known}"),
+            ));
+        };
+        if found.iter().any(|(known, _)| *known == protocol) {
+            return Err(value("also", format!("{scheme:?} is named twice")));
+        }
+        found.push((protocol, port("also", number)?));
+    }
+    Ok(found)
 }
 
 /// Hub names are host labels: clients put them in front of a domain and into user names.

@@ -9,6 +9,7 @@
 //! | `partitions/NNNN/{events,journal}` | the logs |
 //! | `run/hub.json` | how commands find the running hub ([`RunInfo`]); for its owner alone |
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -117,6 +118,9 @@ pub struct RunInfo {
     pub mqtts: Vec<SocketAddr>,
     /// Where it takes AMQP in the clear.
     pub plain_amqp: Vec<SocketAddr>,
+    /// Where it takes further protocols, by their schemes.
+    #[serde(default)]
+    pub also: BTreeMap<String, Vec<SocketAddr>>,
     /// The CA that its certificate comes from.
     pub ca: PathBuf,
     /// Lets its holder administer the hub, for as long as this run lasts.
@@ -384,6 +388,7 @@ mod tests {
             https: vec!["[::1]:443".parse().unwrap()],
             mqtts: vec!["[::1]:8883".parse().unwrap()],
             plain_amqp: Vec::new(),
+            also: BTreeMap::new(),
             ca: "/data/tls/ca.pem".into(),
             administration_token: "secret-of-this-run".into(),
         }

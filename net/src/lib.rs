@@ -11,6 +11,7 @@ mod cli;
 pub mod config;
 pub mod data_dir;
 mod files;
+pub mod further;
 pub mod io;
 pub mod serve;
 pub mod stack;

@@ -229,6 +229,12 @@ fn reserve_all(config: &Config) -> Result<Listen, ServeError> {
     free(&mqtts)?;
     take(Port::Mqtts, &mqtts);
 
+    for (protocol, port) in &config.also {
+        let further = on(*port);
+        free(&further)?;
+        take(Port::Further(protocol), &further);
+    }
+
     if let Some(port) = config.plain_amqp_port {
         // In the clear, so never beyond this machine, whatever the hub is bound to.
         let loopback: Vec<SocketAddr> =
@@ -288,6 +294,11 @@ fn run_info(
         https: addresses(Port::Https),
         mqtts: addresses(Port::Mqtts),
         plain_amqp: addresses(Port::PlainAmqp),
+        also: config
+            .also
+            .iter()
+            .map(|(protocol, _)| (protocol.scheme.to_owned(), addresses(Port::Further(protocol))))
+            .collect(),
         ca: certificates.ca_path(),
         administration_token: base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(token),
     })
@@ -424,6 +435,9 @@ fn announce(config: &Config, info: &RunInfo, listen: &Listen, certificates: &Cer
             "  AMQP in clear  {} (UseDevelopmentEmulator=true; this machine only)\n",
             list(&info.plain_amqp)
         );
+    }
+    for (protocol, _) in &config.also {
+        text += &format!("  {:<13}  {}\n", protocol.title, list(&info.also[protocol.scheme]));
     }
     if let Some(error) = &listen.https_moved {
         text += &format!(

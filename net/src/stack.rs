@@ -11,6 +11,7 @@ use crate::binding::amqp::AmqpBinding;
 use crate::binding::http::HttpBinding;
 use crate::binding::mqtt::MqttBinding;
 use crate::binding::{Binding, Closing, Context, Transport};
+use crate::further::Further;
 use crate::tls::{Acceptor, Session, TlsError};
 
 /// Most time between a connection's acceptance and its first byte of plaintext: the TLS handshake, however slowly its bytes
@@ -28,13 +29,15 @@ pub enum Port {
     Mqtts,
     /// AMQP in the clear, on loopback alone.
     PlainAmqp,
+    /// A protocol that the program was built with besides, inside TLS.
+    Further(&'static Further),
 }
 
 impl Port {
     /// How its bytes travel.
     pub fn transport(self) -> Transport {
         match self {
-            Self::Amqps | Self::Https | Self::Mqtts => Transport::Tls,
+            Self::Amqps | Self::Https | Self::Mqtts | Self::Further(_) => Transport::Tls,
             Self::PlainAmqp => Transport::Plain,
         }
     }
@@ -46,6 +49,7 @@ impl Port {
             Self::Https => "https",
             Self::Mqtts => "mqtts",
             Self::PlainAmqp => "amqp",
+            Self::Further(protocol) => protocol.scheme,
         }
     }
 }
@@ -53,12 +57,13 @@ impl Port {
 /// Makes the binding of a connection whose peer has just said its first word on a port.
 pub type OpenBinding = fn(Port, &Context<'_>) -> Box<dyn Binding>;
 
-/// The bindings of the real hub.
+/// The bindings of the real hub, those of [`FURTHER`](crate::further::FURTHER) among them.
 pub fn open_binding(port: Port, hub: &Context<'_>) -> Box<dyn Binding> {
     match port {
         Port::Amqps | Port::PlainAmqp => Box::new(AmqpBinding::new(hub)),
         Port::Https => Box::new(HttpBinding::new(hub)),
         Port::Mqtts => Box::new(MqttBinding::new(hub)),
+        Port::Further(protocol) => (protocol.open)(hub),
     }
 }
 

@@ -119,6 +119,11 @@ serve({
     };
   },
 
+  // What the hub does not have: a twin.
+  async twin({ device }) {
+    return (await clients.get(device).client.getTwin()).properties;
+  },
+
   // Why the hub ended it, once it has.
   async ended({ device, waitMs }) {
     const state = clients.get(device);

@@ -6,12 +6,12 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use tests::amqp::{Peer, converse, send};
-use tests::https;
 use tests::hub::Hub;
 use tests::namespace::{Needs, run};
 use tests::process::{processor_time, wait_until};
 use tests::service::Device;
 use tests::telemetry::message;
+use tests::{https, sas};
 
 const PLAIN_HEADER: &[u8] = b"AMQP\x00\x01\x00\x00";
 const SASL_HEADER: &[u8] = b"AMQP\x03\x01\x00\x00";
@@ -119,6 +119,60 @@ fn http_attacks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// An MQTT packet with a short body.
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    [&[first, u8::try_from(body.len()).expect("short")], body].concat()
+}
+
+/// A CONNECT of a device that is let in.
+fn mqtt_connect(hub: &Hub, device: &Device) -> Vec<u8> {
+    let resource = format!("{}/devices/{}", hub.host(), device.id);
+    let token = sas::token(&resource, &device.key, sas::now_s() + 3600, None);
+    let user_name = format!("{}/{}/?api-version=2021-04-12", hub.host(), device.id);
+    let connect = net_mqtt::Connect {
+        user_name: Some(&user_name),
+        password: Some(token.as_bytes()),
+        ..net_mqtt::Connect::new(&device.id)
+    };
+    let mut bytes = Vec::new();
+    net_mqtt::Packet::Connect(connect).encode(&mut bytes);
+    bytes
+}
+
+/// What strangers say, and what a device says that was let in as `device`.
+fn mqtt_attacks(hub: &Hub, device: &Device) -> Vec<(&'static str, Vec<u8>)> {
+    let connect = mqtt_connect(hub, device);
+    let after = |bytes: &[u8]| [&connect, bytes].concat();
+    let topic = |text: &[u8]| [&(text.len() as u16).to_be_bytes()[..], text].concat();
+    let own = format!("devices/{}/messages/events/", device.id);
+    vec![
+        ("noise instead of a CONNECT", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        ("a length without end", vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01]),
+        ("a CONNECT of 256 MiB", vec![0x10, 0xff, 0xff, 0xff, 0x7f]),
+        ("a PUBLISH of a stranger", packet(0x30, &topic(own.as_bytes()))),
+        ("a SUBSCRIBE of a stranger", packet(0x82, b"\x00\x01\x00\x01#\x00")),
+        ("another protocol", packet(0x10, b"\x00\x04QTTM\x04\x02\x00\x00\x00\x00")),
+        ("a token that is cut off", connect[..connect.len() - 40].iter().copied().chain([0; 40]).collect()),
+        ("two CONNECTs", after(&connect)),
+        ("a PUBLISH of 256 MiB", after(&[0x30, 0xff, 0xff, 0xff, 0x7f])),
+        ("a topic longer than its packet", after(&packet(0x30, b"\xff\xffx"))),
+        ("a topic with wildcards", after(&packet(0x30, &topic(b"devices/+/messages/events/")))),
+        ("everybody's topic", after(&packet(0x30, &topic(b"#")))),
+        ("a foreign topic", after(&packet(0x30, &topic(b"devices/healthy/messages/events/")))),
+        ("a topic that is no text", after(&packet(0x30, &topic(b"devices/\xff/messages/events/")))),
+        ("a topic with a zero", after(&packet(0x30, &topic(b"devices/\0/messages/events/")))),
+        ("properties that are no text", after(&packet(0x30, &topic(format!("{own}a=%ff").as_bytes())))),
+        ("quality of service 2", after(&packet(0x34, &[topic(own.as_bytes()), vec![0, 1]].concat()))),
+        ("quality of service 3", after(&packet(0x36, &[topic(own.as_bytes()), vec![0, 1]].concat()))),
+        ("identifier 0", after(&packet(0x32, &[topic(own.as_bytes()), vec![0, 0]].concat()))),
+        ("a SUBSCRIBE to nothing", after(&packet(0x82, b"\x00\x01"))),
+        ("a filter without an end", after(&packet(0x82, b"\x00\x01\x00\xff#\x00"))),
+        ("a CONNACK", after(&packet(0x20, b"\x00\x00"))),
+        ("wrong flags", after(&packet(0xc1, b""))),
+        ("a reserved packet", after(&packet(0xf0, b""))),
+    ]
+}
+
 /// What an end performative begins with: the fault was the session's, and so is the end.
 const END: &[u8] = &[0x00, 0x53, 0x17];
 
@@ -161,6 +215,8 @@ fn malformed_bytes_end_their_own_connection_alone() {
             let mut attacks: Vec<_> =
                 amqp_attacks().into_iter().map(|(what, bytes)| (5671, what, bytes)).collect();
             attacks.extend(http_attacks().into_iter().map(|(what, bytes)| (443, what, bytes)));
+            let mqtt = mqtt_attacks(&hub, &hub.service().create_device("hostile"));
+            attacks.extend(mqtt.into_iter().map(|(what, bytes)| (8883, what, bytes)));
             for (port, what, bytes) in attacks {
                 std::thread::scope(|scope| {
                     let ended = scope.spawn(|| attack(&hub, port, &bytes)).join().expect("no attack panics");

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -107,6 +107,29 @@ fn node(hub: &Hub, transport: &str) {
     let Some(mut script) = Script::start("device.js", hub) else { return };
     let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
     try_device(hub, &mut script, json!({ "ca": ca, "transport": transport }));
+}
+
+/// There are no twins: the client says so instead of waiting, and goes on.
+fn no_twin_for_node(transport: &str) {
+    let hub = Hub::start(&["--cores", "2"]);
+    hub.service().create_device("d");
+    let Some(mut script) = Script::start("device.js", &hub) else { return };
+    let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
+    let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
+    script.ask(
+        "open",
+        json!({ "device": "d", "connectionString": connection_string, "ca": ca, "transport": transport }),
+    );
+    let asked = Instant::now();
+    let error = script.try_ask("twin", json!({ "device": "d" })).expect_err("there are no twins");
+    assert!(asked.elapsed() < Duration::from_secs(20), "{transport}: {error}");
+    script.ask("send", json!({ "device": "d", "messages": [{ "body": base64(b"goes on") }] }));
+    assert_eq!(stored(&hub, 1), ["goes on"]);
+}
+
+#[test]
+fn twins_fail_clearly_for_node() {
+    run(Needs::LowPorts, || ["Mqtt", "MqttWs", "Amqp"].into_iter().for_each(no_twin_for_node));
 }
 
 #[test]

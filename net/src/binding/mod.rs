@@ -13,6 +13,8 @@ pub mod mqtt;
 pub mod presence;
 pub mod properties;
 pub mod status;
+#[cfg(feature = "stomp")]
+pub mod stomp;
 pub mod token;
 pub mod websocket;
 
