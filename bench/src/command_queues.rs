@@ -11,6 +11,7 @@ use registry::DeviceId;
 use segment_log::storage::disk::DiskStorage;
 
 use crate::command_cycle::{now, open_shard};
+use crate::rss_bytes;
 
 /// How much is to wait.
 #[derive(Clone, Copy, Debug)]
@@ -118,15 +119,12 @@ fn turn(shard: &mut Shard<DiskStorage>, began: Instant) -> Result<(), String> {
 
 fn figures(directory: &Path, began: Instant) -> Result<Figures, String> {
     let ms = began.elapsed().as_millis() as u64;
-    let status = std::fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().map_err(|_| "VmRSS is no number")?;
     let mut journal_bytes = 0;
     for entry in std::fs::read_dir(directory.join("journal")).map_err(|error| error.to_string())? {
         let entry = entry.map_err(|error| error.to_string())?;
         journal_bytes += entry.metadata().map_err(|error| error.to_string())?.len();
     }
-    Ok(Figures { ms, rss_bytes: kib * 1024, journal_bytes })
+    Ok(Figures { ms, rss_bytes: rss_bytes()?, journal_bytes })
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Prints figures: `bench log` (the default) durable appends, for commits of several sizes; `bench commands` durable
-//! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait; `bench count` instructions
-//! per event of the hot paths, compared with those that are kept.
+//! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait; `bench identities` bulk
+//! creation, lookups, memory and restart of a registry; `bench count` instructions per event of the hot paths, compared with
+//! those that are kept.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use bench::hot_path::HOT_PATHS;
 use bench::instruction_count::{Counts, Kept, Verdict, key};
-use bench::{command_cycle, command_queues, instruction_count, log_ingest};
+use bench::{command_cycle, command_queues, identities, instruction_count, log_ingest};
 use engine::request::Ack;
 
 const PAYLOAD_BYTES: usize = 256;
@@ -24,6 +26,9 @@ const COMMAND_ROWS: [(u32, u64, Ack); 4] = [
 const QUEUES: command_queues::Size =
     command_queues::Size { device_count: 100_000, commands_per_device: 10, message_bytes: PAYLOAD_BYTES };
 
+/// Identities of each row.
+const IDENTITY_ROWS: [u32; 3] = [1_000, 100_000, 1_000_000];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -33,11 +38,14 @@ fn main() -> ExitCode {
         ["queues"] => queues(),
         // The second half of `queues`, in a process of its own.
         ["reopen", directory] => reopen(Path::new(directory)),
+        ["identities"] => all_identities(),
+        // The second half of `identities`, likewise.
+        ["reopen-identities", directory, count] => reopen_identities(Path::new(directory), count),
         ["count"] => count(false),
         ["count", "--accept"] => count(true),
         // What runs under the counter.
         ["count", "run", name] => run_hot_path(name),
-        _ => Err("say log, commands, queues, count or count --accept".to_owned()),
+        _ => Err("say log, commands, queues, identities, count or count --accept".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,12 +93,40 @@ fn queues() -> Result<(), String> {
         QUEUES.device_count, QUEUES.commands_per_device
     );
     print("fill", command_queues::fill(directory.path(), QUEUES)?);
+    in_own_process(&["reopen".as_ref(), directory.path().as_os_str()])
+}
+
+/// Run this program again: what memory it takes is then not what an earlier part left.
+fn in_own_process(arguments: &[&OsStr]) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let status = Command::new(program).arg("reopen").arg(directory.path()).status();
+    let status = Command::new(program).args(arguments).status();
     match status.map_err(|error| error.to_string())?.success() {
         true => Ok(()),
-        false => Err("the commands do not open again".to_owned()),
+        false => Err("it does not open again".to_owned()),
     }
+}
+
+fn all_identities() -> Result<(), String> {
+    println!("one partition; identities, durable creates/s, CPU ns/create, lookup CPU ns, memory B each");
+    println!("behind \"open\": ms, lookup CPU ns, memory B each");
+    for count in IDENTITY_ROWS {
+        let directory = directory()?;
+        let found = identities::create(directory.path(), count)?;
+        println!(
+            "{count:>8} {:>10.0} {:>8.0} {:>8.0} {:>8.0}",
+            found.per_s, found.cpu_ns, found.lookup_ns, found.rss_bytes
+        );
+        let count = count.to_string();
+        in_own_process(&["reopen-identities".as_ref(), directory.path().as_os_str(), count.as_ref()])?;
+    }
+    Ok(())
+}
+
+fn reopen_identities(directory: &Path, count: &str) -> Result<(), String> {
+    let count = count.parse().map_err(|_| format!("{count:?} is no number"))?;
+    let found = identities::reopen(directory, count)?;
+    println!("    open {:>10.1} {:>8.0} {:>8.0}", found.open_ms, found.lookup_ns, found.rss_bytes);
+    Ok(())
 }
 
 fn reopen(directory: &Path) -> Result<(), String> {
