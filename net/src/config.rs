@@ -133,6 +133,10 @@ pub struct Settings {
     /// Seconds that a token still counts after its expiry, 0 to 300 [default: 0]
     #[arg(long, value_name = "S")]
     pub token_skew_s: Option<u64>,
+    /// Seconds that the answer to a failed login waits at most, 0 to 30: it waits the longer, the more logins of an address or
+    /// a device have failed; good ones never wait [default: 5]
+    #[arg(long, value_name = "S")]
+    pub failed_login_delay_max_s: Option<u64>,
     /// Most connections at a time, all cores together [default: what the limit of open files allows]
     #[arg(long, value_name = "N")]
     pub connections_max: Option<u32>,
@@ -142,6 +146,9 @@ pub struct Settings {
     /// Open file descriptor to read that key from
     #[arg(long, value_name = "FD")]
     pub data_key_fd: Option<u32>,
+    /// Directory that import and export jobs read and write below [default: jobs/files in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub jobs_directory: Option<PathBuf>,
     /// What is logged on stderr: error, warn, info, debug, trace, or filters by module [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -247,10 +254,14 @@ pub struct Config {
     pub commands: CommandRules,
     /// Seconds that a token still counts after its expiry.
     pub token_skew_s: u64,
+    /// Seconds that the answer to a failed login waits at most.
+    pub failed_login_delay_max_s: u64,
     /// Most connections at a time.
     pub connections_max: Option<u32>,
     /// Where the key for keys at rest comes from.
     pub data_key: DataKeySource,
+    /// Where jobs have their files, where that was said.
+    pub jobs_directory: Option<PathBuf>,
     /// What is logged.
     pub log: String,
 }
@@ -358,9 +369,11 @@ impl Settings {
             command_deliveries_max: self.command_deliveries_max.or(file.command_deliveries_max),
             command_count_every_lock: self.command_count_every_lock.or(file.command_count_every_lock),
             token_skew_s: self.token_skew_s.or(file.token_skew_s),
+            failed_login_delay_max_s: self.failed_login_delay_max_s.or(file.failed_login_delay_max_s),
             connections_max: self.connections_max.or(file.connections_max),
             data_key_file: key.0,
             data_key_fd: key.1,
+            jobs_directory: self.jobs_directory.or(file.jobs_directory),
             log: self.log.or(file.log),
         }
     }
@@ -420,11 +433,18 @@ impl Settings {
             retention_bytes: self.retention_bytes.map(|bytes| bytes.0),
             commands,
             token_skew_s: within("token-skew-s", self.token_skew_s.unwrap_or(0), 0, 300)?,
+            failed_login_delay_max_s: within(
+                "failed-login-delay-max-s",
+                self.failed_login_delay_max_s.unwrap_or(5),
+                0,
+                30,
+            )?,
             connections_max: self
                 .connections_max
                 .map(|most| within("connections-max", most, 1, u32::MAX))
                 .transpose()?,
             data_key,
+            jobs_directory: self.jobs_directory,
             log: self.log.unwrap_or_else(|| "info".into()),
         };
         check_name(&config.name_of_new_hub())?;

@@ -7,6 +7,7 @@
 //! | `keys/data.key` | the key that encrypts keys at rest, unless the configuration names another place |
 //! | `tls/` | CA and server certificate, see [`certificate`](crate::certificate) |
 //! | `partitions/NNNN/{events,journal}` | the logs |
+//! | `jobs/{records,files}` | import and export jobs, and their files unless the configuration names another place |
 //! | `run/hub.json` | how commands find the running hub ([`RunInfo`]); for its owner alone |
 
 use std::collections::BTreeMap;
@@ -199,6 +200,11 @@ impl DataDir {
     /// Its absolute path.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where import and export jobs live.
+    pub fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
     }
 
     /// Where certificates live.

@@ -13,8 +13,10 @@ pub mod data_dir;
 mod files;
 pub mod further;
 pub mod io;
+pub mod jobs;
 pub mod serve;
 pub mod stack;
+pub mod strangers;
 pub mod tls;
 
 /// The program: reads the command line, runs one command and returns its exit status.

@@ -4,14 +4,14 @@
 //! addresses, then what the first start makes, then the logs, then `run/hub.json`, then the listeners.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::request::SecretText;
 use engine::shard::ShardConfig;
-use engine_runtime::RuntimeConfig;
 use engine_runtime::probe::{ProbeError, check_io_uring};
+use engine_runtime::{RuntimeConfig, outside_door};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -21,6 +21,7 @@ use crate::certificate::{Certificates, Name, Prepared};
 use crate::config::{Config, Machine, Pin, Settings};
 use crate::data_dir::{DataDir, DataKeySource, Manifest, RunInfo};
 use crate::io::{Endpoint, Front, ReserveError, reserve, serve_core};
+use crate::jobs::{JobsConfig, JobsThread};
 use crate::stack::Port;
 use crate::tls::Acceptor;
 
@@ -112,6 +113,9 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
         }
     };
     let info = run_info(&config, &manifest, &listen, &certificates)?;
+    let (outside, desk) = outside_door();
+    let (jobs, jobs_thread) = JobsThread::start(jobs_config(&config, &manifest, &data_dir), outside)
+        .map_err(|error| ServeError(format!("jobs: {error}")))?;
     let hub = Arc::new(HubInfo {
         name: manifest.name.clone(),
         host_names: info.hosts.clone(),
@@ -119,6 +123,7 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
         created_ms: manifest.created,
         token_skew_s: config.token_skew_s,
         administration_token: SecretText::new(info.administration_token.clone()),
+        jobs,
     });
 
     let id_scope = hub.id_scope();
@@ -127,7 +132,15 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
     data_dir.write_run_info(&info)?;
     let watch = watch_signals()?;
     let (listening, listened) = channel();
-    let front = Front { endpoints: listen.endpoints.clone(), acceptor: acceptor.clone(), hub, listening };
+    let desk = Arc::new(Mutex::new(Some(desk)));
+    let front = Front {
+        endpoints: listen.endpoints.clone(),
+        acceptor: acceptor.clone(),
+        hub,
+        listening,
+        failed_login_delay_ms_max: 1000 * config.failed_login_delay_max_s,
+        desk,
+    };
     let runtime = runtime_config(&config, &manifest, &data_dir, data_key)?;
     let core_count = runtime.core_count;
     let running = engine_runtime::start(runtime, move |context| serve_core(context, front.clone()))?;
@@ -141,6 +154,7 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
     let keeper = Keeper { certificates, names, acceptor };
     keeper.watch(&watch);
     let report = running.stop();
+    jobs_thread.stop();
     data_dir.remove_run_info()?;
     if report.clean {
         info!("stopped");
@@ -323,6 +337,11 @@ fn runtime_config(
     };
     runtime.connection_count_max = connections_per_core(config);
     Ok(runtime)
+}
+
+fn jobs_config(config: &Config, manifest: &Manifest, data_dir: &DataDir) -> JobsConfig {
+    let files = config.jobs_directory.clone().unwrap_or_else(|| data_dir.jobs().join("files"));
+    JobsConfig { records: data_dir.jobs().join("records"), files, partition_count: manifest.partitions }
 }
 
 fn connections_per_core(config: &Config) -> u32 {

@@ -90,6 +90,23 @@ pub enum IdError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GenerationId(pub u64);
 
+/// 100-nanosecond ticks from year 1 to 1970, and per millisecond: generation ids look like those of the cloud.
+const TICKS_TO_1970: u64 = 621_355_968_000_000_000;
+const TICKS_PER_MS: u64 = 10_000;
+
+impl GenerationId {
+    /// The id of an identity that is created at `ms` milliseconds since 1970.
+    pub(crate) fn at(ms: u64) -> Self {
+        Self(ms.saturating_mul(TICKS_PER_MS).saturating_add(TICKS_TO_1970))
+    }
+
+    /// When the identity was created, milliseconds since 1970: not before that moment, and later where the clock went back or
+    /// more were created in a millisecond than it has ticks.
+    pub fn created_ms(self) -> u64 {
+        self.0.saturating_sub(TICKS_TO_1970) / TICKS_PER_MS
+    }
+}
+
 impl fmt::Display for GenerationId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, formatter)

@@ -10,10 +10,6 @@ use crate::id::{ConsumerGroupId, DeviceId, ETag, GenerationId};
 use crate::limits::GROUP_COUNT_MAX;
 use crate::store::Store;
 
-/// 100-nanosecond ticks from year 1 to 1970, and per millisecond: generation ids look like those of the cloud.
-const TICKS_TO_1970: u64 = 621_355_968_000_000_000;
-const TICKS_PER_MS: u64 = 10_000;
-
 impl Store {
     /// Create an identity; missing keys are generated.
     pub fn plan_create(
@@ -118,8 +114,7 @@ impl Store {
 
     /// Larger than every generation before, also when the clock goes back or the device is created again at once.
     fn next_generation(&self, now_ms: u64) -> GenerationId {
-        let ticks = now_ms.saturating_mul(TICKS_PER_MS).saturating_add(TICKS_TO_1970);
-        GenerationId(ticks.max(self.marks.generation + 1))
+        GenerationId::at(now_ms).max(GenerationId(self.marks.generation + 1))
     }
 
     /// Above [`ETag::NEVER`] from the first on.

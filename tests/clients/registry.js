@@ -20,6 +20,11 @@ serve({
   addDevices: ({ devices }) => registry.addDevices(devices).then(body),
   updateDevices: ({ devices, force }) => registry.updateDevices(devices, force).then(body),
   removeDevices: ({ devices, force }) => registry.removeDevices(devices, force).then(body),
+  importJob: ({ input, output }) => registry.importDevicesFromBlob(input, output).then(body),
+  exportJob: ({ output, excludeKeys }) => registry.exportDevicesToBlob(output, excludeKeys).then(body),
+  getJob: ({ jobId }) => registry.getJob(jobId).then(body),
+  listJobs: () => registry.listJobs().then(body),
+  cancelJob: ({ jobId }) => registry.cancelJob(jobId).then(() => null),
   statistics: () => registry.getRegistryStatistics().then(body),
 
   // All pages of a query; how many items each had.

@@ -8,6 +8,7 @@ import os
 import sys
 
 manager = None
+jobs = None
 
 
 def plain(model):
@@ -18,12 +19,13 @@ def plain(model):
 
 
 def open_manager(request):
-    global manager
+    global manager, jobs
     # The package takes its trust from here, once.
     os.environ["REQUESTS_CA_BUNDLE"] = request["caFile"]
-    from azure.iot.hub import IoTHubRegistryManager
+    from azure.iot.hub import IoTHubJobManager, IoTHubRegistryManager
 
     manager = IoTHubRegistryManager.from_connection_string(request["connectionString"])
+    jobs = IoTHubJobManager.from_connection_string(request["connectionString"])
 
 
 def bulk(request):
@@ -40,6 +42,15 @@ def bulk(request):
         )
 
     return plain(manager.bulk_create_or_update_devices([entry(wanted) for wanted in request["devices"]]))
+
+
+def job(request, kind):
+    from azure.iot.hub.models import JobProperties
+
+    wanted = JobProperties(type=kind, output_blob_container_uri=request["output"])
+    wanted.input_blob_container_uri = request.get("input")
+    wanted.exclude_keys_in_export = request.get("excludeKeys")
+    return plain(jobs.create_import_export_job(wanted))
 
 
 def query(request):
@@ -68,6 +79,11 @@ ACTIONS = {
     "list": lambda r: plain(manager.get_devices(r.get("count"))),
     "bulk": bulk,
     "query": query,
+    "importJob": lambda r: job(r, "import"),
+    "exportJob": lambda r: job(r, "export"),
+    "getJob": lambda r: plain(jobs.get_import_export_job(r["jobId"])),
+    "listJobs": lambda r: plain(jobs.get_import_export_jobs()),
+    "cancelJob": lambda r: jobs.cancel_import_export_job(r["jobId"]),
     "registryStatistics": lambda r: plain(manager.get_device_registry_statistics()),
     "serviceStatistics": lambda r: plain(manager.get_service_statistics()),
     "purge": lambda r: plain(

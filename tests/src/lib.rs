@@ -13,6 +13,7 @@ pub mod disk;
 pub mod history;
 pub mod https;
 pub mod hub;
+pub mod mqtt;
 pub mod namespace;
 pub mod process;
 pub mod sas;

@@ -85,14 +85,14 @@ fn telemetry_and_commands_with_stomp_py() {
 }
 
 /// Say something over TLS and hang up on no account: the hub's words until it ends the connection.
-fn converse_raw(hub: &Hub, said: &[u8]) -> String {
+fn converse_raw(hub: &Hub, what: &str, said: &[u8]) -> String {
     let mut stream = https::connect(&hub.host(), PORT, hub.tls()).expect("the hub takes connections");
     // It may end the connection before everything is said.
     let _ = stream.write_all(said).and_then(|()| stream.flush());
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            panic!("the connection does not end, after {:?}", String::from_utf8_lossy(&answer))
+            panic!("{what}: the connection does not end, after {:?}", String::from_utf8_lossy(&answer))
         }
         // How the TLS below ends is not what is tested here.
         _ => String::from_utf8(answer).expect("frames of text"),
@@ -145,7 +145,7 @@ fn refusals_say_why_and_end_the_connection() {
             ("a long head", after(&format!("SEND\na:{long}")), "400004"),
             ("an endless body", after(&format!("{send}content-length:4000000000\n\nx")), "400004"),
             ("a wrong length", after(&format!("{send}content-length:1\n\nabc\0")), "400004"),
-            ("an event too large", after(&format!("{send}\n{}\0", "y".repeat(262_000))), "413001"),
+            ("an event too large", after(&format!("{send}\n{}\0", "y".repeat(262_140))), "413001"),
             ("a body that does not end", after(&format!("{send}\n{}", "y".repeat(263_000))), "400004"),
             ("a transaction", after("BEGIN\ntransaction:t\n\n\0"), "400004"),
             ("another's events", after("SEND\ndestination:/devices/other/messages/events\n\nx\0"), "401002"),
@@ -168,7 +168,7 @@ fn refusals_say_why_and_end_the_connection() {
             ),
         ];
         for (what, said, code) in &refused {
-            let answer = converse_raw(&hub, said.as_bytes());
+            let answer = converse_raw(&hub, what, said.as_bytes());
             let (_, error) = answer.split_once("ERROR\n").unwrap_or_else(|| panic!("{what}: {answer:?}"));
             assert!(error.contains(&format!("\ncode:{code}\n")), "{what}: {answer:?}");
             assert!(error.contains("receipt-id:r\n") == said.contains("receipt:r"), "{what}: {answer:?}");

@@ -12,6 +12,8 @@ mod commands;
 mod events;
 mod identity;
 mod provisioning;
+mod jobs;
+mod keys;
 mod query;
 mod routes;
 mod work;
@@ -23,8 +25,10 @@ use net_http::{Connection, Event, Head, Limits, Response};
 use registry::EnrolmentRef;
 
 use crate::binding::status::Status;
+use crate::binding::token::claimed_device;
 use crate::binding::websocket::Upgrade;
 use crate::binding::{Binding, Closing, Context, HubInfo};
+use crate::strangers::is_refused_login;
 
 use access::{Access, Who, check};
 use answer::{Answer, Refused, confused, late, no_websocket, refused, slow, too_large, unreadable};
@@ -33,6 +37,9 @@ use events::EventsHead;
 use query::ITEM_COUNT;
 use routes::Route;
 use work::{CONTINUATION, Call, Progress, Questions, Work};
+
+pub(crate) use bulk::Entry as ImportEntry;
+pub(crate) use identity::export_line;
 
 /// Bytes of any body. Each route has its own limit below this.
 const BODY_BYTES_MAX: u64 = 1024 * 1024;
@@ -54,6 +61,9 @@ const ANSWER_TIMEOUT_MS: u64 = 30_000;
 
 /// When a question that the engine was too busy to take is asked again.
 const RETRY_MS: u64 = 20;
+
+/// How often the thread of jobs is looked at for an answer.
+const JOBS_POLL_MS: u64 = 20;
 
 /// One HTTPS connection of a back end, of a device, or of the command line.
 pub struct HttpBinding {
@@ -136,7 +146,7 @@ impl HttpBinding {
             None => Access::read(incoming.authorization.as_ref(), hub.hub),
         };
         match access {
-            Err(status) => self.refuse_login(status, output, hub),
+            Err(status) => self.refuse_login(status, incoming.authorization.as_ref(), output, hub),
             Ok(Access::Administrator) => self.go_on(incoming, Who::Administrator, output, hub),
             Ok(Access::Token(question)) => {
                 self.wait(State::Authenticating(Box::new(incoming)), vec![question], hub);
@@ -145,7 +155,14 @@ impl HttpBinding {
     }
 
     /// Whoever goes on guessing does so on a new connection, whose handshake waits its turn.
-    fn refuse_login(&mut self, status: Status, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+    fn refuse_login(
+        &mut self,
+        status: Status,
+        authorization: Option<&SecretText>,
+        output: &mut Vec<u8>,
+        hub: &mut Context<'_>,
+    ) {
+        hub.refuse_login(authorization.and_then(|text| claimed_device(text.reveal())), true);
         self.refused_login_count += 1;
         if self.refused_login_count >= REFUSED_LOGINS_MAX {
             self.connection.close();
@@ -166,7 +183,7 @@ impl HttpBinding {
             Ok(call) if !incoming.is_whole => {
                 self.incoming = Some(Incoming { call: Ok(call), who: Some(who), ..incoming });
             }
-            Ok(call) => match Work::begin(call, who, hub.hub.partition_count) {
+            Ok(call) => match Work::begin(call, who, hub.hub) {
                 Err(status) => self.refuse(&status.into(), output, hub),
                 Ok(Progress::Answer(answer)) => self.answer(&answer, output, hub),
                 Ok(Progress::Wait(work, questions)) => self.wait(State::Working(work), questions, hub),
@@ -189,6 +206,24 @@ impl HttpBinding {
         let serial = self.serial;
         self.unasked.extend((0..).map(|index| serial << 16 | index).zip(questions));
         self.ask(hub);
+        self.watch_jobs(hub);
+    }
+
+    /// Nobody tells when the thread of jobs has answered.
+    fn watch_jobs(&mut self, hub: &Context<'_>) {
+        if let Some(State::Working(Work::Job(_))) = &self.in_work {
+            self.retry_ms = Some(hub.now.mono_ms + JOBS_POLL_MS);
+        }
+    }
+
+    /// Take the answer of the thread of jobs, if it is there.
+    fn poll_jobs(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let Some(State::Working(Work::Job(asked))) = &self.in_work else { return };
+        match asked.answer() {
+            None => self.watch_jobs(hub),
+            Some(Ok(answer)) => self.answer(&answer, output, hub),
+            Some(Err(status)) => self.refuse(&status.into(), output, hub),
+        }
     }
 
     /// Hand over what the engine takes; the rest is tried again until the answer's deadline.
@@ -220,8 +255,11 @@ impl HttpBinding {
             (Some(State::Authenticating(incoming)), Reply::Enrolment(EnrolmentReply::Attested(attested))) => {
                 self.go_on(*incoming, Who::Attested(attested), output, hub);
             }
+            (Some(State::Authenticating(incoming)), Reply::Failed(error)) if is_refused_login(&error) => {
+                self.refuse_login(refused(&error), incoming.authorization.as_ref(), output, hub);
+            }
             (Some(State::Authenticating(_)), Reply::Failed(error)) => {
-                self.refuse_login(refused(&error), output, hub);
+                self.refuse(&refused(&error).into(), output, hub);
             }
             (Some(State::Authenticating(_)), _) => self.refuse(&confused().into(), output, hub),
             (Some(State::Working(work)), reply) => {
@@ -385,6 +423,7 @@ impl Binding for HttpBinding {
 
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         self.ask(hub);
+        self.poll_jobs(output, hub);
         if hub.now.mono_ms < self.deadline_ms || self.connection.is_closed() {
             return;
         }

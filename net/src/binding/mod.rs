@@ -27,6 +27,9 @@ use registry::DeviceId;
 use segment_log::Now;
 use subtle::ConstantTimeEq;
 
+use crate::jobs::Jobs;
+use crate::strangers::RefusedLogin;
+
 /// Above this many plaintext bytes that the peer has not taken yet, a binding asks the engine for nothing more that it
 /// would have to send: it waits for [`Binding::handle_output_drained`]. Large enough for a full read of events, small
 /// enough that a thousand stalled readers cost a quarter of a gigabyte.
@@ -136,9 +139,17 @@ pub struct Context<'a> {
     pub peer: SocketAddr,
     /// Plaintext bytes of earlier turns that the peer has not taken yet.
     pub output_pending_bytes: usize,
+    /// Logins that were refused in this turn, for whoever counts them; see [`Context::refuse_login`].
+    pub refused_logins: Vec<RefusedLogin>,
 }
 
 impl Context<'_> {
+    /// Leave word that a login was refused. `may_wait`: the answer, and all that the connection has to say, may be kept back for
+    /// a while, because it rests on no other login.
+    pub fn refuse_login(&mut self, device: Option<DeviceId>, may_wait: bool) {
+        self.refused_logins.push(RefusedLogin { device, may_wait });
+    }
+
     /// Whether the peer is so far behind that nothing more should be asked for on its behalf. `output` is the buffer of
     /// this call.
     pub fn output_is_full(&self, output: &[u8]) -> bool {
@@ -171,6 +182,8 @@ pub struct HubInfo {
     pub token_skew_s: u64,
     /// The administrator's token of this run; see [`HubInfo::is_administrator`].
     pub administration_token: SecretText,
+    /// Import and export of identities.
+    pub jobs: Jobs,
 }
 
 impl HubInfo {

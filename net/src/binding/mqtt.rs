@@ -93,7 +93,11 @@ impl MqttBinding {
 
     fn take_connect(&mut self, connect: &Connect<'_>, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         match Login::read(connect, hub) {
-            Err(code) => self.refuse(code, output),
+            Err(code) => {
+                let device = DeviceId::parse(connect.client_id).ok();
+                hub.refuse_login(device, true);
+                self.refuse(code, output);
+            }
             Ok(login) => {
                 self.will = login.will;
                 self.is_persistent = !login.clean_session;

@@ -19,6 +19,7 @@ use engine::request::{
 use registry::{DeviceId, SasToken};
 
 use super::{Context, token};
+use crate::strangers::is_refused_login;
 use flight::Flight;
 
 pub use flight::EventShape;
@@ -492,7 +493,7 @@ impl<A> Presence<A> {
         let is_current = number == u64::from(self.serial);
         match (about, reply) {
             (About::Append, reply) => self.take_appended(number, reply, hub),
-            (About::Authenticate, reply) => self.take_authenticated(reply),
+            (About::Authenticate, reply) => self.take_authenticated(reply, hub),
             (About::OpenSession, reply) => self.take_session(reply, hub),
             (About::OpenReceiver, Reply::ReceiverOpened(receiver)) => match self.commands {
                 Commands::Opening if is_current => {
@@ -546,14 +547,17 @@ impl<A> Presence<A> {
         self.end(End::NotStored(error))
     }
 
-    fn take_authenticated(&mut self, reply: Reply) -> Option<Told> {
+    fn take_authenticated(&mut self, reply: Reply, hub: &mut Context<'_>) -> Option<Told> {
         let Phase::Authenticating(device) = &self.phase else { return None };
         match reply {
             Reply::Authenticated(grant) => {
                 self.phase = Phase::Verified(device.clone(), Box::new(grant));
                 None
             }
-            reply => self.refuse(reply),
+            reply => {
+                let device = device.clone();
+                self.refuse(device, reply, hub)
+            }
         }
     }
 
@@ -569,15 +573,22 @@ impl<A> Presence<A> {
                 self.session = Some(session);
                 Some(Told::Attached(session))
             }
-            reply => self.refuse(reply),
+            reply => {
+                let device = device.clone();
+                self.refuse(device, reply, hub)
+            }
         }
     }
 
-    fn refuse(&mut self, reply: Reply) -> Option<Told> {
+    fn refuse(&mut self, device: DeviceId, reply: Reply, hub: &mut Context<'_>) -> Option<Told> {
         self.finish();
-        Some(Told::Refused(match reply {
+        let error = match reply {
             Reply::Failed(error) => error,
             _ => EngineError::StorageFailed,
-        }))
+        };
+        if is_refused_login(&error) {
+            hub.refuse_login(Some(device), true);
+        }
+        Some(Told::Refused(error))
     }
 }

@@ -139,8 +139,11 @@ impl StompBinding {
         let device = frame.header("login").and_then(|login| DeviceId::parse(login).ok());
         let device = device.ok_or_else(|| invalid("login is the device's id"))?;
         let token = frame.header("passcode").ok_or_else(|| unauthorized(UnauthorizedReason::Malformed))?;
-        let credentials = Credentials::with_token(device, token, PROTOCOL, hub.hub.partition_count);
-        let credentials = credentials.map_err(unauthorized)?;
+        let credentials = Credentials::with_token(device.clone(), token, PROTOCOL, hub.hub.partition_count);
+        let credentials = credentials.map_err(|reason| {
+            hub.refuse_login(Some(device), true);
+            unauthorized(reason)
+        })?;
         self.heart = Heart::agreed(frame.header("heart-beat"), hub.now.mono_ms)?;
         self.presence.log_in(credentials, hub);
         Ok(())

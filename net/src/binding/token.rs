@@ -4,6 +4,11 @@ use engine::placement::{HUB_PARTITION, device_partition};
 use engine::request::{PartitionId, UnauthorizedReason};
 use registry::{DeviceId, SasToken};
 
+/// The device that a token claims to be of, whether or not that holds: for counting those that do not.
+pub fn claimed_device(token: &str) -> Option<DeviceId> {
+    DeviceId::parse(SasToken::parse(token).ok()?.device()?).ok()
+}
+
 /// The partition that can verify a token: a device's own token the device's, a policy's the hub's.
 ///
 /// # Errors

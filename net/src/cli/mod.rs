@@ -5,6 +5,7 @@ mod consumer_group;
 mod device;
 mod enrolment;
 mod https;
+mod job;
 mod log;
 mod monitor;
 mod reader;
@@ -38,6 +39,8 @@ enum Command {
     Device(device::Arguments),
     /// Let devices get their identities by themselves
     Enrolment(enrolment::Arguments),
+    /// Import and export all devices as jobs of the hub
+    Job(job::Arguments),
     /// Create, list and delete consumer groups
     ConsumerGroup(consumer_group::Arguments),
     /// Send a command to a device
@@ -86,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::ConnectionString(arguments) => connection_string::run(&arguments),
         Command::Device(arguments) => device::run(&arguments),
         Command::Enrolment(arguments) => enrolment::run(&arguments),
+        Command::Job(arguments) => job::run(&arguments),
         Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Monitor(arguments) => monitor::run(&arguments),
@@ -136,6 +140,11 @@ mod tests {
             "device export all.jsonl --exclude-keys --data d",
             "device import - --data d",
             "device show a --data d",
+            "job import plant/today --wait --data d",
+            "job export plant/today --exclude-keys --data d",
+            "job list --json --data d",
+            "job show 1-2 --data d",
+            "job cancel 1-2 --data d",
             "device list --data d",
             "device enable a --data d",
             "device disable a --reason broken --data d",

@@ -15,6 +15,8 @@ pub(super) struct Counters {
     pub(super) moved_in: Counter,
     pub(super) moves_failed: Counter,
     pub(super) panics: Counter,
+    pub(super) logins_refused: Counter,
+    pub(super) logins_delayed: Counter,
     pub(super) bytes_received: Counter,
     pub(super) bytes_sent: Counter,
 }
@@ -54,6 +56,10 @@ pub(super) struct Counts {
     moves_failed: u64,
     /// Connections ended by a panic: a defect of the hub.
     panics: u64,
+    /// Logins refused.
+    logins_refused: u64,
+    /// Of these, those whose answer had to wait.
+    logins_delayed: u64,
     /// Bytes received, TLS included.
     bytes_received: u64,
     /// Bytes sent, TLS included.
@@ -72,6 +78,8 @@ impl Counters {
             moved_in: self.moved_in.0.get(),
             moves_failed: self.moves_failed.0.get(),
             panics: self.panics.0.get(),
+            logins_refused: self.logins_refused.0.get(),
+            logins_delayed: self.logins_delayed.0.get(),
             bytes_received: self.bytes_received.0.get(),
             bytes_sent: self.bytes_sent.0.get(),
         }
@@ -83,7 +91,7 @@ impl fmt::Display for Counts {
         write!(
             formatter,
             "accepted {}, refused for number {}, not acceptable {}, failed before a word {}, faults {}, stalled {}, \
-             moved in {}, not movable {}, panics {}, received {} bytes, sent {} bytes",
+             moved in {}, not movable {}, panics {}, logins refused {}, delayed {}, received {} bytes, sent {} bytes",
             self.accepted,
             self.refused_full,
             self.accept_failures,
@@ -93,6 +101,8 @@ impl fmt::Display for Counts {
             self.moved_in,
             self.moves_failed,
             self.panics,
+            self.logins_refused,
+            self.logins_delayed,
             self.bytes_received,
             self.bytes_sent
         )

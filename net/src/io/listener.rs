@@ -6,11 +6,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use engine_runtime::CoreContext;
+use engine_runtime::{CoreContext, OutsideDesk};
 use futures_lite::{FutureExt, future};
 use glommio::GlommioError;
 use glommio::net::{TcpListener, TcpStream};
@@ -23,6 +23,7 @@ use super::handoff;
 use super::pump::{self, Pump};
 use crate::binding::HubInfo;
 use crate::stack::{Port, Stack, open_binding};
+use crate::strangers::Strangers;
 use crate::tls::Acceptor;
 
 /// What one read may bring: one buffer of a core, shared by all its connections.
@@ -58,6 +59,10 @@ pub struct Front {
     pub hub: Arc<HubInfo>,
     /// Told once by each core: it listens, or why it cannot.
     pub listening: Sender<Result<(), String>>,
+    /// How long the answer to a failed login waits at most, milliseconds.
+    pub failed_login_delay_ms_max: u64,
+    /// For the hub's own jobs; the first core takes it.
+    pub desk: Arc<Mutex<Option<OutsideDesk>>>,
 }
 
 /// What the connections of a core share. The buffers are used within one turn of one connection and hold nothing between
@@ -71,6 +76,7 @@ pub(super) struct Shared {
     pub(super) wire: RefCell<Vec<u8>>,
     pub(super) gate: Gate,
     pub(super) counters: Counters,
+    pub(super) strangers: RefCell<Strangers>,
 }
 
 /// Listen on this core until the hub stops; its connections run on beside it and end by themselves.
@@ -84,8 +90,14 @@ pub async fn serve_core(context: CoreContext, front: Front) {
         wire: RefCell::default(),
         gate: Gate::default(),
         counters: Counters::default(),
+        strangers: RefCell::new(Strangers::new(front.failed_login_delay_ms_max)),
     });
     handoff::open_core(&shared);
+    if context.core.0 == 0
+        && let Some(desk) = front.desk.lock().unwrap_or_else(PoisonError::into_inner).take()
+    {
+        glommio::spawn_local(desk.serve(context.clone())).detach();
+    }
     let mut listeners = Vec::new();
     for endpoint in &front.endpoints {
         match listen(endpoint.address).await {

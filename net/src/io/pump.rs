@@ -17,13 +17,14 @@ use engine_runtime::{ConnectionHandle, CoreDoor, Delivery};
 use futures_lite::{AsyncRead, AsyncWrite, future};
 use glommio::net::TcpStream;
 use glommio::timer::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::gate::Ticket;
 use super::handoff;
 use super::listener::Shared;
 use crate::binding::{Closing, Context, OUTPUT_PENDING_BYTES_MAX};
 use crate::stack::{Stack, Turn};
+use crate::strangers::{RefusedLogin, Verdict};
 
 /// While more than this waits for the peer, nothing is read from it: its requests would only add to it.
 const PENDING_PAUSES_READING_BYTES: usize = 64 * 1024;
@@ -134,6 +135,8 @@ pub(super) struct Pump {
     stalled_at_ms: Option<u64>,
     /// Whether it may still leave for another core: once in its life.
     may_move: bool,
+    /// Until then nothing is sent and nothing read: a login was refused, and its answer waits.
+    held_until_ms: Option<u64>,
 }
 
 impl Pump {
@@ -157,6 +160,7 @@ impl Pump {
             deadline_ms: None,
             stalled_at_ms: None,
             may_move: !has_moved,
+            held_until_ms: None,
         })
     }
 
@@ -279,17 +283,49 @@ impl Pump {
             transport: self.stack.port().transport(),
             peer: self.peer,
             output_pending_bytes: self.pending.len(),
+            refused_logins: Vec::new(),
         };
         let wire = self.pending.borrow_buffer(shared);
         let mut turn = Turn { plaintext: &mut plaintext, wire, hub: &mut hub };
         act(&mut self.stack, &self.handle, &mut self.deadline_ms, &mut turn);
         self.stack.end_turn(&mut turn);
+        let refused = std::mem::take(&mut hub.refused_logins);
         self.owes_drained |= self.pending.len() >= OUTPUT_PENDING_BYTES_MAX;
         plaintext.shrink_to(SHARED_BUFFER_BYTES_KEPT);
+        drop(plaintext);
+        refused.iter().for_each(|login| self.count_refused(login));
+    }
+
+    /// A login was refused: count it, say it where it is news, and let the answer wait where too many were.
+    fn count_refused(&mut self, login: &RefusedLogin) {
+        let shared = Rc::clone(&self.shared);
+        let (address, now_ms) = (self.peer.ip(), self.now_ms());
+        let verdict = shared.strangers.borrow_mut().refuse(address, login.device.as_ref(), now_ms);
+        shared.counters.logins_refused.count();
+        if verdict.delay_ms > 0 && login.may_wait {
+            shared.counters.logins_delayed.count();
+            self.held_until_ms = Some(now_ms + verdict.delay_ms);
+        }
+        if verdict.is_news {
+            let device = login.device.as_ref().map_or("none that can be read", |device| device.as_str());
+            let Verdict { delay_ms, address_count, device_count, .. } = verdict;
+            warn!(%address, device, address_count, device_count, delay_ms, "logins fail again and again");
+        }
+    }
+
+    /// Whether a refusal is kept back. At the hub's stop nothing is.
+    fn is_held(&self) -> bool {
+        self.held_until_ms.is_some_and(|until_ms| self.now_ms() < until_ms)
+            && !self.shared.context.stopping.is_set()
     }
 
     /// Send what is pending, as much as the socket takes.
     fn write(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> io::Result<()> {
+        if self.is_held() {
+            self.pending.compact();
+            return Ok(());
+        }
+        self.held_until_ms = None;
         let mut has_moved = false;
         while !self.pending.is_empty() {
             match Pin::new(&mut *stream).poll_write(task, self.pending.bytes())? {
@@ -328,7 +364,7 @@ impl Pump {
 
     /// Whether so much waits for the peer that nothing is read from it.
     fn is_paused(&self) -> bool {
-        self.pending.len() > PENDING_PAUSES_READING_BYTES
+        self.pending.len() > PENDING_PAUSES_READING_BYTES || self.is_held()
     }
 
     fn is_stalled(&self) -> bool {
@@ -341,7 +377,8 @@ impl Pump {
     }
 
     fn set_deadline(&mut self) {
-        let deadline_ms = [self.stack.next_timeout_ms(), self.stalled_at_ms].into_iter().flatten().min();
+        let deadlines = [self.stack.next_timeout_ms(), self.stalled_at_ms, self.held_until_ms];
+        let deadline_ms = deadlines.into_iter().flatten().min();
         if deadline_ms != self.deadline_ms {
             self.deadline_ms = deadline_ms;
             self.handle.set_deadline(deadline_ms);

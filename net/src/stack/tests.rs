@@ -125,6 +125,7 @@ impl World {
             created_ms: 0,
             token_skew_s: 0,
             administration_token: SecretText::new("t"),
+            jobs: Default::default(),
         };
         (directory, ca, Self { stack, mono_ms: Cell::new(0), hub })
     }
@@ -140,6 +141,7 @@ impl World {
             transport: self.stack.port.transport(),
             peer: "127.0.0.1:1".parse().unwrap(),
             output_pending_bytes: 0,
+            refused_logins: Vec::new(),
         };
         let mut turn = Turn { plaintext: &mut plaintext, wire: &mut wire, hub: &mut context };
         act(&mut self.stack, &mut turn);

@@ -2,7 +2,7 @@
 
 use engine::request::{EngineError, Reply, Request, SecretText, UnauthorizedReason};
 use net_amqp::{Value, condition};
-use registry::SasToken;
+use registry::{DeviceId, SasToken};
 
 use super::nodes::{Nodes, Ticket};
 use super::rpc::{self, Outcome};
@@ -10,6 +10,7 @@ use super::turn::{Pending, Turn};
 use crate::binding::Transport;
 use crate::binding::status::Status;
 use crate::binding::token;
+use crate::strangers::is_refused_login;
 use engine::monitor::Protocol;
 
 /// The token types that are SAS tokens, without case.
@@ -40,12 +41,18 @@ pub fn handle_request(
     request: &rpc::Request<'_>,
 ) {
     let refusal = match read(request) {
-        Ok(token) => match authenticate(token, turn) {
-            Ok(question) => match turn.ask(Pending::PutToken(ticket.clone()), question) {
-                Ok(()) => return,
-                Err(_) => of_status(&Status::of(&EngineError::Busy)),
-            },
-            Err(reason) => of_status(&Status::of(&EngineError::Unauthorized(reason))),
+        Ok(text) => match authenticate(text, turn) {
+            Ok(question) => {
+                let pending = Pending::PutToken(ticket.clone(), token::claimed_device(text));
+                match turn.ask(pending, question) {
+                    Ok(()) => return,
+                    Err(_) => of_status(&Status::of(&EngineError::Busy)),
+                }
+            }
+            Err(reason) => {
+                refuse_login(turn, None);
+                of_status(&Status::of(&EngineError::Unauthorized(reason)))
+            }
         },
         Err(refusal) => refusal,
     };
@@ -53,7 +60,13 @@ pub fn handle_request(
 }
 
 /// Take the engine's answer to a token.
-pub fn handle_reply(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, answer: Reply) {
+pub fn handle_reply(
+    nodes: &mut Nodes,
+    turn: &mut Turn<'_, '_>,
+    ticket: Ticket,
+    device: Option<DeviceId>,
+    answer: Reply,
+) {
     let outcome = match answer {
         Reply::Authenticated(grant) => match turn.shared.grants.put(grant, &turn.hub.hub.name) {
             Ok(()) => Outcome::ok(),
@@ -64,10 +77,21 @@ pub fn handle_reply(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, 
                 format!("{} tokens are the most that one connection may hold", exhausted.count_max),
             )),
         },
-        Reply::Failed(error) => of_status(&Status::of(&error)),
+        Reply::Failed(error) => {
+            if is_refused_login(&error) {
+                refuse_login(turn, device);
+            }
+            of_status(&Status::of(&error))
+        }
         _ => Outcome::failed(500, condition::INTERNAL_ERROR, "unexpected answer"),
     };
     reply(nodes, turn, ticket, &outcome);
+}
+
+/// A gateway's other devices do not wait for one that fails.
+fn refuse_login(turn: &mut Turn<'_, '_>, device: Option<DeviceId>) {
+    let may_wait = turn.shared.grants.is_empty();
+    turn.hub.refuse_login(device, may_wait);
 }
 
 fn reply(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, outcome: &Outcome) {

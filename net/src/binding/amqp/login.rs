@@ -8,6 +8,7 @@ use super::cbs::{authenticate, protocol};
 use super::limits::TOKENLESS_MS_MAX;
 use super::sasl::{Password, Plain, User};
 use super::turn::{Pending, Turn};
+use crate::strangers::is_refused_login;
 
 /// The connection's login and its deadlines.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Login {
             turn.connection.sasl_outcome(SaslCode::Ok, turn.output);
             return true;
         }
-        let Ok(plain) = Plain::parse(response) else { return refuse(turn) };
+        let Ok(plain) = Plain::parse(response) else { return refuse(turn, None) };
         self.ask(turn, plain, None)
     }
 
@@ -54,7 +55,7 @@ impl Login {
         let question = match (&plain.password, &plain.user) {
             (Password::Token(token), _) => match authenticate(token.reveal(), turn) {
                 Ok(question) => question,
-                Err(_) => return refuse(turn),
+                Err(_) => return refuse(turn, Some(&plain.user)),
             },
             (Password::Key(key), User::Policy(policy)) => {
                 Request::AuthenticatePolicyKey { policy: policy.clone(), key: key.clone(), protocol }
@@ -62,7 +63,7 @@ impl Login {
             (Password::Key(key), User::Device(all)) => {
                 rest = ids.unwrap_or_else(|| all.clone());
                 if rest.is_empty() {
-                    return refuse(turn);
+                    return refuse(turn, None);
                 }
                 let device = rest.remove(0);
                 Request::AuthenticateDeviceKey { device, key: key.clone(), protocol }
@@ -88,7 +89,7 @@ impl Login {
         match answer {
             Reply::Authenticated(grant) if plain.user.owns(&grant) => {
                 if turn.shared.grants.put(grant, &turn.hub.hub.name).is_err() {
-                    return refuse(turn);
+                    return refuse(turn, None);
                 }
                 self.is_plain = true;
                 self.verdict_given = true;
@@ -98,7 +99,11 @@ impl Login {
             Reply::Failed(EngineError::Unauthorized(_) | EngineError::DeviceNotFound) if !rest.is_empty() => {
                 self.ask(turn, plain, Some(rest))
             }
-            _ => refuse(turn),
+            Reply::Failed(error) if !is_refused_login(&error) => {
+                turn.connection.sasl_outcome(SaslCode::SysTemp, turn.output);
+                false
+            }
+            _ => refuse(turn, Some(&plain.user)),
         }
     }
 
@@ -130,7 +135,12 @@ impl Login {
     }
 }
 
-fn refuse(turn: &mut Turn<'_, '_>) -> bool {
+fn refuse(turn: &mut Turn<'_, '_>, user: Option<&User>) -> bool {
+    let device = match user {
+        Some(User::Device(ids)) => ids.first().cloned(),
+        _ => None,
+    };
+    turn.hub.refuse_login(device, true);
     turn.connection.sasl_outcome(SaslCode::Auth, turn.output);
     false
 }

@@ -239,7 +239,9 @@ impl Peer {
                 let goes_on = self.login.handle_reply(turn, plain, rest, reply);
                 self.finish_unless(goes_on);
             }
-            Pending::PutToken(ticket) => cbs::handle_reply(&mut self.nodes, turn, ticket, reply),
+            Pending::PutToken(ticket, device) => {
+                cbs::handle_reply(&mut self.nodes, turn, ticket, device, reply);
+            }
             Pending::ManagementToken(ticket, operation) => {
                 management::handle_token(&mut self.nodes, turn, ticket, operation, reply);
             }

@@ -26,7 +26,7 @@ pub enum Pending {
         rest: Vec<DeviceId>,
     },
     /// A token was put to `$cbs`.
-    PutToken(Ticket),
+    PutToken(Ticket, Option<DeviceId>),
     /// The token inside a management request; then the request itself.
     ManagementToken(Ticket, super::management::Operation),
     /// A management request about a partition.

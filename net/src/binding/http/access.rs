@@ -108,6 +108,7 @@ mod tests {
             created_ms: 0,
             token_skew_s: 0,
             administration_token: SecretText::new("the-token"),
+            jobs: Default::default(),
         }
     }
 

@@ -103,6 +103,17 @@ pub(super) fn unauthorized() -> Status {
     Status::new(401_002, "IotHubUnauthorizedAccess", UNAUTHORIZED_ACCESS, message)
 }
 
+/// An api-version that is none.
+pub(super) fn no_version() -> Refused {
+    let message = "api-version is a date such as 2021-04-12";
+    Status::new(400_001, "InvalidProtocolVersion", MS_ARGUMENT_ERROR, message).into()
+}
+
+/// No such configuration: this hub has none.
+pub(super) fn no_configuration() -> Status {
+    Status::new(404_301, "ConfigurationNotFound", NOT_FOUND, "the hub has no configurations")
+}
+
 /// No such route.
 pub(super) fn no_route() -> Refused {
     Status::new(404_000, "GenericNotFound", NOT_FOUND, "no such resource").into()

@@ -24,7 +24,7 @@ const COUNT_MAX: usize = 100;
 /// One entry of the list. Clients name the id `id`, capitalize the mode as they like, and leave out what does not change.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+pub(crate) struct Entry {
     id: Option<String>,
     #[serde(default)]
     import_mode: Option<String>,
@@ -144,7 +144,33 @@ impl Bulk {
 }
 
 impl Entry {
+    /// The device's id as it was given.
+    pub(crate) fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_default()
+    }
+
+    /// As a line of an import job: what to change, and on which condition a device that exists already may be changed in place of
+    /// being created. Jobs have two more modes, one of which is what an entry means that names none.
+    pub(crate) fn of_job(mut self) -> Result<(DeviceChange, Option<IfMatch>), Status> {
+        let mode = self.import_mode.as_deref().unwrap_or("createOrUpdate").to_ascii_lowercase();
+        let or_update = match mode.as_str() {
+            "createorupdate" => Some(IfMatch::Any),
+            "createorupdateifmatchetag" => Some(self.if_match()?),
+            _ => None,
+        };
+        if or_update.is_some() {
+            self.import_mode = Some("create".into());
+        }
+        Ok((self.change()?, or_update))
+    }
+
+    fn if_match(&self) -> Result<IfMatch, Status> {
+        let text = self.e_tag.as_deref().filter(|text| !text.is_empty());
+        text.map(read_if_match).ok_or_else(|| invalid("the entry's eTag is missing"))
+    }
+
     fn change(self) -> Result<DeviceChange, Status> {
+        let etag = self.if_match();
         let id = self.id.ok_or_else(|| invalid("an entry has no id"))?;
         let device = DeviceId::parse(&id).map_err(|error| invalid(format!("invalid device id: {error}")))?;
         if self.module_id.is_some_and(|module| !module.is_empty()) {
@@ -158,10 +184,6 @@ impl Entry {
         if is_given(self.tags) || is_given(self.properties) {
             return Err(invalid("device twins are not supported"));
         }
-        let etag = || {
-            let text = self.e_tag.as_deref().filter(|text| !text.is_empty());
-            text.map(read_if_match).ok_or_else(|| invalid("the entry's eTag is missing"))
-        };
         let wish = Wish {
             device_id: None,
             status: self.status,
@@ -174,11 +196,11 @@ impl Entry {
             "create" => Ok(DeviceChange::Create(wish.draft(device)?)),
             "update" => Ok(DeviceChange::Update { draft: wish.draft(device)?, if_match: IfMatch::Any }),
             "updateifmatchetag" => {
-                let if_match = etag()?;
+                let if_match = etag?;
                 Ok(DeviceChange::Update { draft: wish.draft(device)?, if_match })
             }
             "delete" => Ok(DeviceChange::Delete { device, if_match: IfMatch::Any }),
-            "deleteifmatchetag" => Ok(DeviceChange::Delete { device, if_match: etag()? }),
+            "deleteifmatchetag" => Ok(DeviceChange::Delete { device, if_match: etag? }),
             _ => Err(invalid("the entry's importMode is none that this hub has")),
         }
     }

@@ -61,6 +61,20 @@ pub(super) enum Route {
     GetPolicy(String),
     /// What belongs to provisioning.
     Provisioning(ProvisioningRoute),
+    /// `POST /devices/keys/regenerate`.
+    RegenerateKeys,
+    /// `GET /configurations`.
+    ListConfigurations,
+    /// `GET /configurations/{id}`.
+    GetConfiguration(String),
+    /// `POST /jobs/create`.
+    CreateJob,
+    /// `GET /jobs`.
+    ListJobs,
+    /// `GET /jobs/{id}`.
+    GetJob(String),
+    /// `DELETE /jobs/{id}`.
+    CancelJob(String),
 }
 
 /// Who may ask.
@@ -80,12 +94,19 @@ impl Route {
     /// Who may ask [IoT Hub: iot-hub-devguide-security].
     pub(super) fn needs(&self) -> Needs {
         match self {
-            Self::PutDevice(_) | Self::DeleteDevice(_) | Self::ChangeDevices => {
-                Needs::Rights(Rights::REGISTRY_WRITE)
-            }
-            Self::GetDevice(_) | Self::ListDevices { .. } | Self::DeviceStatistics => {
-                Needs::Rights(Rights::REGISTRY_READ)
-            }
+            Self::PutDevice(_)
+            | Self::DeleteDevice(_)
+            | Self::ChangeDevices
+            | Self::RegenerateKeys
+            | Self::CreateJob
+            | Self::ListJobs
+            | Self::GetJob(_)
+            | Self::CancelJob(_) => Needs::Rights(Rights::REGISTRY_WRITE),
+            Self::GetDevice(_)
+            | Self::ListDevices { .. }
+            | Self::DeviceStatistics
+            | Self::ListConfigurations
+            | Self::GetConfiguration(_) => Needs::Rights(Rights::REGISTRY_READ),
             Self::Query
             | Self::PurgeCommands(_)
             | Self::ServiceStatistics
@@ -151,6 +172,12 @@ impl Route {
             }
             Self::GetPolicy(name) => vec!["policies", name],
             Self::Provisioning(route) => route.resource(),
+            Self::RegenerateKeys => vec!["devices", "keys", "regenerate"],
+            Self::ListConfigurations => vec!["configurations"],
+            Self::GetConfiguration(id) => vec!["configurations", id],
+            Self::CreateJob => vec!["jobs", "create"],
+            Self::ListJobs => vec!["jobs"],
+            Self::GetJob(id) | Self::CancelJob(id) => vec!["jobs", id],
         }
     }
 }

@@ -64,6 +64,7 @@ impl World {
             created_ms: 0,
             token_skew_s: 0,
             administration_token: SecretText::new("of-this-run"),
+            jobs: Default::default(),
         };
         let mut door = Questioned::default();
         let binding = HttpBinding::new(&context(&mut door, &hub, 0, 0));
@@ -135,6 +136,7 @@ fn context<'a>(
         transport: Transport::Tls,
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         output_pending_bytes,
+        refused_logins: Vec::new(),
     }
 }
 

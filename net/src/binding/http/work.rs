@@ -11,16 +11,20 @@ use registry::{DeviceId, Rights};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::binding::HubInfo;
 use crate::binding::http::access::Who;
-use crate::binding::http::answer::{Answer, confused, invalid, refused};
+use crate::binding::http::answer::{Answer, confused, invalid, no_configuration, refused};
 use crate::binding::http::bulk::Bulk;
 use crate::binding::http::commands::command_answer;
 use crate::binding::http::events::EventsHead;
 use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
 use crate::binding::http::provisioning::{Provisioning, Step};
+use crate::binding::http::jobs::{AskedJobs, Shape, read_job};
+use crate::binding::http::keys::NewKeys;
 use crate::binding::http::query::Query;
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
+use crate::jobs::Question;
 
 /// The header by which a list goes on in the next page, in both directions \[IoT Hub: query language, x-ms-continuation\].
 pub(super) const CONTINUATION: &str = "x-ms-continuation";
@@ -87,6 +91,10 @@ pub(super) enum Work {
     Query(Box<Query>),
     /// What belongs to provisioning.
     Provisioning(Box<Provisioning>),
+    /// New keys.
+    Keys(Box<NewKeys>),
+    /// The thread of jobs.
+    Job(AskedJobs),
 }
 
 /// What is to be done with a group's checkpoints.
@@ -110,15 +118,21 @@ pub(super) enum Progress {
 
 impl Work {
     /// Begin what `who`, who may, asks for.
-    pub(super) fn begin(call: Call, who: Who, partition_count: u16) -> Result<Progress, Status> {
+    pub(super) fn begin(call: Call, who: Who, hub: &HubInfo) -> Result<Progress, Status> {
         if let Route::Provisioning(route) = &call.route {
-            let (work, step) = Provisioning::begin(route.clone(), &call, who, partition_count)?;
+            let (work, step) = Provisioning::begin(route.clone(), &call, who, hub.partition_count)?;
             return Ok(Self::go_on(work, step));
         }
-        match Self::start(call, who, partition_count)? {
+        match &call.route {
+            Route::ListConfigurations => return Ok(Progress::Answer(Answer::json(&json!([])))),
+            Route::GetConfiguration(_) => return Err(no_configuration()),
+            _ => {}
+        }
+        match Self::start(call, who, hub)? {
             // Nothing is to be asked where every device was refused or none is named.
             (Self::Bulk(bulk), _) if bulk.is_done() => Ok(Progress::Answer(bulk.answer())),
             (Self::Query(query), _) if query.is_done() => Ok(Progress::Answer(query.answer())),
+            (Self::Keys(keys), _) if keys.is_done() => Ok(Progress::Answer(keys.answer())),
             (work, questions) => Ok(Progress::Wait(work, questions)),
         }
     }
@@ -130,7 +144,8 @@ impl Work {
         }
     }
 
-    fn start(call: Call, who: Who, partition_count: u16) -> Result<(Self, Questions), Status> {
+    fn start(call: Call, who: Who, hub: &HubInfo) -> Result<(Self, Questions), Status> {
+        let partition_count = hub.partition_count;
         let partitions = || (0..partition_count).map(PartitionId);
         let replies_left = partition_count;
         Ok(match call.route {
@@ -203,6 +218,24 @@ impl Work {
             }
             Route::Provisioning(_) => return Err(confused()),
             Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
+            Route::ListConfigurations | Route::GetConfiguration(_) => return Err(confused()),
+            Route::RegenerateKeys => {
+                let (keys, questions) = NewKeys::begin(&call.body)?;
+                (Self::Keys(Box::new(keys)), questions)
+            }
+            Route::CreateJob => {
+                let asked = AskedJobs::ask(&hub.jobs, Question::Create(read_job(&call.body)?), Shape::One)?;
+                (Self::Job(asked), Vec::new())
+            }
+            Route::ListJobs => {
+                (Self::Job(AskedJobs::ask(&hub.jobs, Question::List, Shape::List)?), Vec::new())
+            }
+            Route::GetJob(id) => {
+                (Self::Job(AskedJobs::ask(&hub.jobs, Question::Find(id), Shape::One)?), Vec::new())
+            }
+            Route::CancelJob(id) => {
+                (Self::Job(AskedJobs::ask(&hub.jobs, Question::Cancel(id), Shape::Nothing)?), Vec::new())
+            }
         })
     }
 
@@ -229,6 +262,13 @@ impl Work {
                 match query.is_done() {
                     true => done(query.answer()),
                     false => Ok(Progress::Wait(Self::Query(query), questions)),
+                }
+            }
+            (Self::Keys(mut keys), reply) => {
+                let questions = keys.take(index, reply, partition_count)?;
+                match keys.is_done() {
+                    true => done(keys.answer()),
+                    false => Ok(Progress::Wait(Self::Keys(keys), questions)),
                 }
             }
             (_, Reply::Failed(error)) => Err(refused(&error)),

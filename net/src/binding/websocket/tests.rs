@@ -33,6 +33,7 @@ fn hub_info() -> HubInfo {
         created_ms: 0,
         token_skew_s: 0,
         administration_token: SecretText::new("administrator"),
+        jobs: Default::default(),
     }
 }
 
@@ -46,6 +47,7 @@ fn with_context<T>(door: &mut Asked, call: impl FnOnce(&mut Context<'_>) -> T) -
         transport: Transport::Tls,
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         output_pending_bytes: 0,
+        refused_logins: Vec::new(),
     })
 }
 

@@ -25,6 +25,7 @@ pub fn hub_info(partition_count: u16) -> HubInfo {
         created_ms: 1_700_000_000_000,
         token_skew_s: 0,
         administration_token: SecretText::new("administrator"),
+        jobs: Default::default(),
     }
 }
 
@@ -304,6 +305,7 @@ fn context<'w>(
         transport: Transport::Tls,
         peer: SocketAddr::from(([127, 0, 0, 1], 50_000)),
         output_pending_bytes,
+        refused_logins: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use net_http::Target;
 use registry::DeviceId;
 
 use super::Route;
-use crate::binding::http::answer::{Refused, invalid, no_method, no_route};
+use crate::binding::http::answer::{Refused, invalid, no_method, no_route, no_version};
 use crate::binding::http::commands::read_lock;
 use crate::binding::http::provisioning::ProvisioningRoute;
 
@@ -28,12 +28,30 @@ impl Route {
         if let Some(route) = ProvisioningRoute::parse(method, &segments, &target) {
             return route.map(Self::Provisioning);
         }
+        if target.parameter("api-version").is_some_and(|version| !is_version(&version)) {
+            return Err(no_version());
+        }
         let [word, rest @ ..] = segments.as_slice() else { return Err(no_route()) };
         match word.to_ascii_lowercase().as_str() {
             "devices" => of_devices(method, rest, &target),
             "statistics" => of_statistics(method, rest),
             "policies" => match rest {
                 [name] => get(method, || Ok(Self::GetPolicy((*name).to_owned()))),
+                _ => Err(no_route()),
+            },
+            "configurations" => match rest {
+                [] => get(method, || Ok(Self::ListConfigurations)),
+                [id] => get(method, || Ok(Self::GetConfiguration((*id).to_owned()))),
+                _ => Err(no_route()),
+            },
+            "jobs" => match rest {
+                [] => get(method, || Ok(Self::ListJobs)),
+                [word] if method == "POST" && is(word, "create") => Ok(Self::CreateJob),
+                [id] => match method {
+                    "GET" => Ok(Self::GetJob((*id).to_owned())),
+                    "DELETE" => Ok(Self::CancelJob((*id).to_owned())),
+                    _ => Err(no_method("DELETE, GET")),
+                },
                 _ => Err(no_route()),
             },
             "consumergroups" => of_groups(method, rest, partition_count),
@@ -51,6 +69,11 @@ fn of_devices(method: &str, rest: &[&str], target: &Target<'_>) -> Result<Route,
         },
         // A device may have this name too; nobody posts to a device.
         [word] if method == "POST" && is(word, "query") => Ok(Route::Query),
+        // A device may have this name as well, but nothing of that name.
+        [of, word] if is(of, "keys") && is(word, "regenerate") => match method {
+            "POST" => Ok(Route::RegenerateKeys),
+            _ => Err(no_method("POST")),
+        },
         [id] => match method {
             "PUT" => Ok(Route::PutDevice(device(id)?)),
             "GET" => Ok(Route::GetDevice(device(id)?)),
@@ -119,6 +142,17 @@ fn of_groups(method: &str, rest: &[&str], partition_count: u16) -> Result<Route,
         }
         _ => Err(no_route()),
     }
+}
+
+/// A date, of whatever day, and what kind of preview it is. Clients of all years ask for the same things.
+fn is_version(text: &str) -> bool {
+    let (date, kind) = text.split_at_checked(10).unwrap_or((text, ""));
+    let is_date = date.len() == 10
+        && date.bytes().enumerate().all(|(place, byte)| match place {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    is_date && (kind.is_empty() || kind.starts_with('-'))
 }
 
 fn is(segment: &str, word: &str) -> bool {

@@ -85,7 +85,10 @@ fn everything_else_is_not_there() {
 
 #[test]
 fn routes_of_devices() {
-    assert_eq!(parse("POST /devices/a/messages/events?api-version=1"), Ok(Route::SendEvents(id("a"))));
+    assert_eq!(
+        parse("POST /devices/a/messages/events?api-version=2021-04-12"),
+        Ok(Route::SendEvents(id("a")))
+    );
     assert_eq!(parse("POST /DEVICES/A/MESSAGES/EVENTS/"), Ok(Route::SendEvents(id("A"))));
     assert_eq!(parse("GET /devices/a/messages/events"), Err(405_000));
     assert_eq!(parse("POST /devices/a/messages"), Err(404_000));
@@ -99,9 +102,12 @@ fn routes_of_commands() {
     let token = engine::request::LockToken::parse(lock).unwrap();
     let settle = |settlement| Ok(Route::SettleCommand(id("a"), token, settlement));
     let bound = "/devices/a/messages/deviceBound";
-    assert_eq!(parse(&format!("GET {bound}?api-version=1")), Ok(Route::ReceiveCommand(id("a"))));
-    assert_eq!(parse(&format!("DELETE {bound}/{lock}?api-version=1")), settle(Settlement::Complete));
-    assert_eq!(parse(&format!("DELETE {bound}/{lock}?api-version=1&reject")), settle(Settlement::Reject));
+    assert_eq!(parse(&format!("GET {bound}?api-version=2021-04-12")), Ok(Route::ReceiveCommand(id("a"))));
+    assert_eq!(parse(&format!("DELETE {bound}/{lock}?api-version=2021-04-12")), settle(Settlement::Complete));
+    assert_eq!(
+        parse(&format!("DELETE {bound}/{lock}?api-version=2021-04-12&reject")),
+        settle(Settlement::Reject)
+    );
     assert_eq!(parse(&format!("DELETE {bound}/%22{lock}%22?reject=")), settle(Settlement::Reject));
     assert_eq!(parse(&format!("POST {bound}/{lock}/abandon")), settle(Settlement::Abandon));
     assert_eq!(parse(&format!("DELETE {bound}/nonsense")), Err(412_002));
@@ -110,8 +116,8 @@ fn routes_of_commands() {
 
 #[test]
 fn lists_and_queries() {
-    assert_eq!(parse("POST /devices?api-version=1"), Ok(Route::ChangeDevices));
+    assert_eq!(parse("POST /devices?api-version=2021-04-12"), Ok(Route::ChangeDevices));
     assert_eq!(parse("POST /devices/"), Ok(Route::ChangeDevices));
-    assert_eq!(parse("POST /devices/query?api-version=1"), Ok(Route::Query));
+    assert_eq!(parse("POST /devices/query?api-version=2021-04-12"), Ok(Route::Query));
     assert_eq!(parse("GET /devices/query"), Ok(Route::GetDevice(id("query"))));
 }

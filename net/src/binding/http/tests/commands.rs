@@ -70,15 +70,15 @@ fn a_command_is_locked_and_settled() {
     let (body, second) = receive(&mut hub, &token).unwrap();
     assert_eq!(body, json!(2));
     assert_eq!(depth(&mut hub), json!(3), "what is locked is in the queue");
-    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{first}?api-version=1")), done);
-    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{first}?api-version=1")), lost);
+    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{first}?api-version=2021-04-12")), done);
+    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{first}?api-version=2021-04-12")), lost);
     assert_eq!(settle(&mut hub, &format!("POST {PATH}/{second}/abandon")), done);
     assert_eq!(settle(&mut hub, &format!("POST {PATH}/{second}/abandon")), lost);
     let (body, again) = receive(&mut hub, &token).unwrap();
     assert_eq!(body, json!(2), "an abandoned command comes back first");
     assert_ne!(again, second);
     assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{second}")), lost, "the older lock");
-    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{again}?reject&api-version=1")), done);
+    assert_eq!(settle(&mut hub, &format!("DELETE {PATH}/{again}?reject&api-version=2021-04-12")), done);
     assert_eq!(depth(&mut hub), json!(1));
 
     // A settlement is durable, a lock is not.

@@ -44,7 +44,13 @@ fn bodies(events: &EventBlock) -> Vec<Vec<u8>> {
 fn an_event_is_answered_once_it_is_durable() {
     let mut world = World::new();
     let headers = "iothub-app-A: 1\r\nIoTHub-MessageId: m\r\niothub-interface-id: urn:i\r\n";
-    send_as(&mut world, "d#1", "POST /devices/d%231/messages/events?api-version=1", headers, "hello");
+    send_as(
+        &mut world,
+        "d#1",
+        "POST /devices/d%231/messages/events?api-version=2021-04-12",
+        headers,
+        "hello",
+    );
     let (token, sent) = append(&mut world);
     assert_eq!((sent.device.as_str(), &sent.grant), ("d#1", &device_grant("d#1")));
     assert_eq!(bodies(&sent.events), [b"hello"]);

@@ -84,6 +84,7 @@ impl Hub {
             created_ms: 0,
             token_skew_s: 0,
             administration_token: SecretText::new("of-this-run"),
+            jobs: Default::default(),
         };
         let binding = HttpBinding::new(&context(&mut ShardDoor::new(&mut shard, now), &info, now));
         Self { disk, shard, info, binding, output: Vec::new(), now }
@@ -199,6 +200,7 @@ fn context<'a>(door: &'a mut dyn engine::door::Door, hub: &'a HubInfo, now: Now)
         transport: Transport::Tls,
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         output_pending_bytes: 0,
+        refused_logins: Vec::new(),
     }
 }
 

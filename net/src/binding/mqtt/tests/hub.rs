@@ -130,6 +130,7 @@ impl Hub {
             created_ms: 0,
             token_skew_s: 0,
             administration_token: SecretText::new("administrator"),
+            jobs: Default::default(),
         };
         let mut hub = Self {
             disk,
@@ -158,6 +159,7 @@ impl Hub {
             transport: Transport::Tls,
             peer: SocketAddr::from(([127, 0, 0, 1], 1)),
             output_pending_bytes: 0,
+            refused_logins: Vec::new(),
         };
         let mut output = Vec::new();
         call(wire, &mut output, &mut context);
@@ -303,6 +305,7 @@ impl Hub {
             transport: Transport::Tls,
             peer: SocketAddr::from(([127, 0, 0, 1], 1)),
             output_pending_bytes: 0,
+            refused_logins: Vec::new(),
         };
         let wire = Wire {
             id,
