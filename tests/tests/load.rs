@@ -54,6 +54,17 @@ fn devices_send_over_each_protocol_from_several_processes() {
     }
 }
 
+/// What the hub does not take yet waits in its place; nobody needs to say anything more to be heard.
+#[test]
+fn a_device_may_send_more_than_the_hub_takes_at_a_time() {
+    for protocol in ["amqp", "mqtt"] {
+        check_sent(
+            &run(&format!("telemetry --protocol {protocol} --connections 1 --closed --in-flight 6000")),
+            1000.0,
+        );
+    }
+}
+
 #[test]
 fn devices_connect_again_with_tickets_and_in_storms() {
     let full = run("connect --connections 4 --rate 40");

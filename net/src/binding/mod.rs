@@ -78,8 +78,9 @@ pub trait Binding: Send {
     /// The peer has taken what was pending: go on with what waited for [`Context::output_is_full`] to end.
     fn handle_output_drained(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>);
 
-    /// The turn ends: write what was gathered over its calls (one disposition for a run of answers). Called once per turn,
-    /// after the other `handle_*` calls and before `output` is sent.
+    /// The turn ends: write what was gathered over its calls (credit for many links at once). Called once per turn, after the
+    /// other `handle_*` calls and before `output` is sent. Input that was not welcome has been offered again by then, so
+    /// what makes room for it belongs into those calls.
     fn handle_turn_end(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
 
     /// The one device that the connection has proved to belong to, at a moment when the engine holds nothing for it and

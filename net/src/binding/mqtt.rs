@@ -37,6 +37,9 @@ static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
     })
 });
 
+/// The answer to whoever asks for a twin, which this hub does not have.
+const NO_TWIN: &[u8] = br#"{"errorCode":501001,"message":"there are no device twins here"}"#;
+
 /// One MQTT connection to the hub.
 pub struct MqttBinding {
     connection: Connection,
@@ -140,9 +143,9 @@ impl MqttBinding {
             }
             Target::Twin { request_id } => {
                 self.presence.pass(publish.id);
-                // The status of what is not there; clients fail with it instead of waiting.
+                // Clients fail with it instead of waiting: Python's by the status, Node's by the body alone.
                 let topic = format!("$iothub/twin/res/501/?$rid={request_id}");
-                let draft = Draft { topic: &topic, payload: b"", needs_ack: false, retain: false };
+                let draft = Draft { topic: &topic, payload: NO_TWIN, needs_ack: false, retain: false };
                 if topic.len() <= usize::from(u16::MAX) {
                     // Without acknowledgement there is no window that could be full.
                     let _ = self.connection.publish(&draft, output);
@@ -151,6 +154,13 @@ impl MqttBinding {
             Target::Foreign => return Err(Closing::fault("a message to a topic that is not the device's")),
         }
         Ok(())
+    }
+
+    /// Tell what is stored, up to the first event that still waits. That makes room for more.
+    fn acknowledge(&mut self, output: &mut Vec<u8>) {
+        while let Some(id) = self.presence.poll_stored() {
+            self.connection.acknowledge(id, output);
+        }
     }
 
     /// Ask for commands, if there is room for them.
@@ -221,7 +231,10 @@ impl Binding for MqttBinding {
         let mut inbound = std::mem::take(&mut self.inbound);
         while self.wants_input() {
             match self.connection.handle(&mut inbound, input, output, hub.now.mono_ms) {
-                Ok(Some(event)) => self.take(event, output, hub)?,
+                Ok(Some(event)) => {
+                    self.take(event, output, hub)?;
+                    self.acknowledge(output);
+                }
                 Ok(None) => break,
                 Err(fault) => return Err(Closing::fault(fault.to_string())),
             }
@@ -234,6 +247,7 @@ impl Binding for MqttBinding {
         if let Some(told) = self.presence.handle_reply(token, reply, hub) {
             self.hear(told, output, hub);
         }
+        self.acknowledge(output);
     }
 
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {
@@ -264,10 +278,7 @@ impl Binding for MqttBinding {
         self.receive(output, hub);
     }
 
-    fn handle_turn_end(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        while let Some(id) = self.presence.poll_stored() {
-            self.connection.acknowledge(id, output);
-        }
+    fn handle_turn_end(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {
         if self.presence.is_settled() {
             self.finish();
         }

@@ -28,7 +28,7 @@ pub use flight::EventShape;
 ///
 /// Order of calls: [`log_in`](Self::log_in), then [`handle_home`](Self::handle_home) where
 /// [`awaits_home`](Self::awaits_home) says so; from [`Told::Attached`] on everything else. Each `handle_*` returns what the
-/// protocol is to be told; [`poll_stored`](Self::poll_stored) is asked at the end of each turn.
+/// protocol is to be told; [`poll_stored`](Self::poll_stored) is asked after each of these calls: what it gives makes room.
 pub struct Presence<A> {
     phase: Phase,
     /// The device's session, once it is attached, also when the connection is about to end.

@@ -236,6 +236,13 @@ impl StompBinding {
         }
     }
 
+    /// Answer what asked for a receipt, up to the first event that still waits. That makes room for more.
+    fn tell_stored(&mut self, output: &mut Vec<u8>) {
+        while let Some(receipt) = self.presence.poll_stored() {
+            answer(&receipt, output);
+        }
+    }
+
     /// Ask for commands, if there is room for them.
     fn receive(&mut self, output: &[u8], hub: &mut Context<'_>) {
         if let Some(subscription) = &self.subscription
@@ -387,6 +394,7 @@ impl Binding for StompBinding {
                 self.fail(&status, receipt.as_deref(), output);
                 return Err(Closing::fault(format!("{} {}", status.code, status.message)));
             }
+            self.tell_stored(output);
         }
         Ok(())
     }
@@ -395,6 +403,7 @@ impl Binding for StompBinding {
         if let Some(told) = self.presence.handle_reply(token, reply, hub) {
             self.hear(told, output, hub);
         }
+        self.tell_stored(output);
     }
 
     fn handle_notice(&mut self, notice: Notice, output: &mut Vec<u8>, hub: &mut Context<'_>) {
@@ -438,9 +447,6 @@ impl Binding for StompBinding {
     }
 
     fn handle_turn_end(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        while let Some(receipt) = self.presence.poll_stored() {
-            answer(&receipt, output);
-        }
         if self.presence.is_settled() && !self.presence.is_over() {
             match self.is_leaving {
                 true => self.presence.finish(),
