@@ -154,7 +154,11 @@ impl<B: Buffer> WriteBuffer<B> {
         }
         let whole = self.filled - self.filled % BLOCK_BYTES;
         // A buffer that is well used goes out as it is; of one that is not, only the used part is kept by its readers.
-        if whole == self.filled && self.filled * 4 >= self.capacity() {
+        let is_well_used = match B::IS_WRITTEN_WHOLE {
+            true => self.filled == self.capacity(),
+            false => self.filled * 4 >= self.capacity(),
+        };
+        if whole == self.filled && is_well_used {
             let fresh = spare(self.capacity());
             let buffer = Rc::new(std::mem::replace(&mut self.buffer, fresh));
             let writes = vec![BlockWrite { position: self.base, buffer: buffer.clone(), bytes: whole }];
@@ -163,9 +167,7 @@ impl<B: Buffer> WriteBuffer<B> {
             self.go_on_behind(whole);
             return self.frozen(first, writes, window);
         }
-        let mut copy = B::allocate(self.filled.next_multiple_of(BLOCK_BYTES));
-        copy.bytes_mut()[..self.filled].copy_from_slice(&self.buffer.bytes()[..self.filled]);
-        let copy = Rc::new(copy);
+        let copy = Rc::new(B::copy_of(&self.buffer.bytes()[..self.filled.next_multiple_of(BLOCK_BYTES)]));
         let window = self.window(&copy);
         let mut writes = Vec::with_capacity(2);
         if whole > 0 {
@@ -337,6 +339,18 @@ impl<B: Buffer> Writer<B> {
     /// Keep a buffer for later.
     pub(crate) fn keep_spare(&mut self, buffer: B) {
         keep_spare(&mut self.spare, buffer);
+    }
+
+    /// Memory of all buffers, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let filling = [&self.open, &self.waiting].into_iter().flatten().map(WriteBuffer::capacity);
+        filling.chain(self.spare.iter().map(|buffer| buffer.bytes().len())).sum()
+    }
+
+    /// Whether [`Writer::shrink`] has something to give back once what gathers is committed.
+    pub(crate) fn can_shrink(&self) -> bool {
+        let small = WRITE_BUFFER_BYTES_FIRST.min(self.bytes_max);
+        !self.spare.is_empty() || self.open.as_ref().is_some_and(|open| open.capacity() > small)
     }
 
     /// Give back the memory that an idle log does not need.

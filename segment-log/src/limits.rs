@@ -12,6 +12,10 @@ pub(crate) const COMMIT_PADDED_BYTES: usize = 32 << 10;
 /// A write buffer starts with this many bytes and doubles up to the configured size, so that an idle log stays small.
 pub(crate) const WRITE_BUFFER_BYTES_FIRST: usize = 64 << 10;
 
+/// A log that took nothing for this many milliseconds gives its large write buffers back. Devices that send in turn leave
+/// gaps of some milliseconds, and making a buffer anew costs as much as filling it.
+pub(crate) const IDLE_MS: u64 = 1_000;
+
 /// Bounds of the configured `commit_bytes_max`. Above, one write holds the disk too long; below, a batch has no room.
 pub const COMMIT_BYTES_MAX_RANGE: std::ops::RangeInclusive<usize> = (16 << 10)..=(16 << 20);
 

@@ -10,7 +10,7 @@ use crate::config::LogConfig;
 use crate::damage::{Damage, DamagedRange};
 use crate::event::{AppendError, LogEvent};
 use crate::index::IndexEntry;
-use crate::limits::RETRY_MS;
+use crate::limits::{IDLE_MS, RETRY_MS};
 use crate::loaded::Loaded;
 use crate::read::Hints;
 use crate::record::encoded_bytes;
@@ -67,7 +67,8 @@ pub struct Log<B: Buffer> {
     pub(crate) closing: bool,
     /// When the active segment got its first record, monotonic.
     active_since_ms: Option<u64>,
-    appended_since_tick: bool,
+    /// The first tick since the last append, monotonic.
+    idle_since_ms: Option<u64>,
 }
 
 impl<B: Buffer> Log<B> {
@@ -105,7 +106,7 @@ impl<B: Buffer> Log<B> {
             roll_wanted: false,
             closing: false,
             active_since_ms: None,
-            appended_since_tick: false,
+            idle_since_ms: None,
         }
     }
 
@@ -149,7 +150,7 @@ impl<B: Buffer> Log<B> {
         self.next = Offset(first.0 + batch.len() as u64);
         segment.end = self.next;
         self.last_time_ms = time_ms;
-        self.appended_since_tick = true;
+        self.idle_since_ms = None;
         Ok(first)
     }
 
@@ -260,6 +261,11 @@ impl<B: Buffer> Log<B> {
         self.segments.iter().map(Segment::used_bytes).sum()
     }
 
+    /// Memory that the write side holds, in bytes: what gathers, what waits, and buffers kept for the next commits.
+    pub fn write_buffer_bytes(&self) -> usize {
+        self.writer.bytes()
+    }
+
     /// Memory that the retained tail holds, in bytes.
     pub fn tail_bytes(&self) -> usize {
         self.tail.bytes()
@@ -298,8 +304,8 @@ impl<B: Buffer> Log<B> {
         self.events.push_back(event);
     }
 
-    /// Tell the time: retention, roll by age, and another try of what failed. About once per second, or when
-    /// [`Log::next_tick_ms`] says so.
+    /// Tell the time: retention, roll by age, another try of what failed, and memory that an idle log does not need. About once
+    /// per second, or when [`Log::next_tick_ms`] says so.
     pub fn tick(&mut self, now: Now) {
         self.now = now;
         self.loaded.age(now.mono_ms);
@@ -311,7 +317,8 @@ impl<B: Buffer> Log<B> {
         if let (Some(age_ms), Some(since_ms)) = (self.config.roll_age_ms, self.active_since_ms) {
             self.roll_wanted |= now.mono_ms >= since_ms.saturating_add(age_ms);
         }
-        if !std::mem::take(&mut self.appended_since_tick) {
+        let idle_since_ms = *self.idle_since_ms.get_or_insert(now.mono_ms);
+        if now.mono_ms >= idle_since_ms.saturating_add(IDLE_MS) {
             self.writer.shrink();
         }
         self.retain();
@@ -331,7 +338,11 @@ impl<B: Buffer> Log<B> {
         let readers = self.readers_wait.then_some(self.now.mono_ms.saturating_add(RETRY_MS));
         let aging = self.config.retention.age_ms.is_some() && self.segments.len() > 1;
         let age = aging.then_some(self.now.mono_ms.saturating_add(60 * RETRY_MS));
-        [prepare, removal, roll, readers, age].into_iter().flatten().min()
+        let shrink = match self.writer.can_shrink() {
+            true => Some(self.idle_since_ms.unwrap_or(self.now.mono_ms).saturating_add(IDLE_MS)),
+            false => None,
+        };
+        [prepare, removal, roll, readers, age, shrink].into_iter().flatten().min()
     }
 
     /// Declare everything before `offset` useless: whole segments in front of it are removed.

@@ -52,8 +52,14 @@ pub struct ActionId(pub u64);
 /// Memory that the medium can be written from: allocated by the storage, filled by the log, frozen in an [`Rc`] while it is
 /// being written and while readers hold it, and used again afterwards.
 pub trait Buffer: 'static {
+    /// Whether a write takes a whole buffer without a copy and the front part of one only by a copy. The log then keeps one
+    /// buffer to fill and hands out copies of what it holds, which nobody needs to copy again.
+    const IS_WRITTEN_WHOLE: bool = false;
+
     /// A zeroed buffer of `bytes` bytes, a multiple of [`BLOCK_BYTES`], aligned as the storage's writes need it.
     fn allocate(bytes: usize) -> Self;
+    /// A buffer with this content, a multiple of [`BLOCK_BYTES`].
+    fn copy_of(bytes: &[u8]) -> Self;
     /// All of it.
     fn bytes(&self) -> &[u8];
     /// All of it, to be filled.

@@ -92,6 +92,32 @@ fn files_are_allocated_whole_recycled_and_bounded() {
     assert!(inodes.len() <= 4, "the same few files go round: {inodes:?}");
 }
 
+/// Pauses of some milliseconds between devices cost no buffers; a second without events gives them back.
+#[test]
+fn write_buffers_go_when_the_log_is_idle_and_not_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let (mut log, _) = Log::open(&mut storage, LogConfig::default(), Now::default(), 1).unwrap();
+    drive(&mut log, &mut storage);
+    let at = |mono_ms| Now { mono_ms, ..Now::default() };
+    let record = vec![7; 4000];
+    let mut now_ms = 0;
+    for _ in 0..5 {
+        for _ in 0..100 {
+            log.append(&[&[&record]], 0).expect("there is room");
+        }
+        drive(&mut log, &mut storage);
+        for _ in 0..30 {
+            now_ms += 10;
+            log.tick(at(now_ms));
+            assert!(log.write_buffer_bytes() > 400_000, "{} bytes", log.write_buffer_bytes());
+        }
+    }
+    let asked_ms = log.next_tick_ms().expect("it wants to give them back");
+    log.tick(at(asked_ms));
+    assert!(log.write_buffer_bytes() <= 64 << 10, "{} bytes", log.write_buffer_bytes());
+}
+
 #[test]
 fn a_directory_is_open_once_and_read_only_as_often_as_wanted() {
     let directory = tempfile::tempdir().unwrap();

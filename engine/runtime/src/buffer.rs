@@ -26,24 +26,30 @@ impl DmaBlock {
     pub(crate) fn head(&self, bytes: usize) -> Rc<DmaBuffer> {
         match &self.0 {
             Memory::Write(buffer) if buffer.len() == bytes => Rc::clone(buffer),
-            _ => copy_of(&self.bytes()[..bytes]),
+            _ => dma_copy_of(&self.bytes()[..bytes]),
         }
     }
 }
 
 /// A new buffer with this content.
-pub(crate) fn copy_of(bytes: &[u8]) -> Rc<DmaBuffer> {
+pub(crate) fn dma_copy_of(bytes: &[u8]) -> Rc<DmaBuffer> {
     let mut buffer = glommio::allocate_dma_buffer_global(bytes.len());
     buffer.as_bytes_mut().copy_from_slice(bytes);
     Rc::new(buffer)
 }
 
 impl Buffer for DmaBlock {
+    const IS_WRITTEN_WHOLE: bool = true;
+
     fn allocate(bytes: usize) -> Self {
         // Not from the ring's registered memory: the tail keeps its buffers for long, and that memory is small.
         let mut buffer = glommio::allocate_dma_buffer_global(bytes);
         buffer.as_bytes_mut().fill(0);
         Self(Memory::Write(Rc::new(buffer)))
+    }
+
+    fn copy_of(bytes: &[u8]) -> Self {
+        Self(Memory::Write(dma_copy_of(bytes)))
     }
 
     fn bytes(&self) -> &[u8] {
@@ -58,7 +64,7 @@ impl Buffer for DmaBlock {
             Memory::Write(buffer) => {
                 if Rc::get_mut(buffer).is_none() {
                     // A ring has not let go of it since its last write: leave that memory alone.
-                    *buffer = copy_of(buffer.as_bytes());
+                    *buffer = dma_copy_of(buffer.as_bytes());
                 }
                 Rc::get_mut(buffer).expect("it is nobody else's now").as_bytes_mut()
             }

@@ -21,7 +21,7 @@ use segment_log::storage::{
     SegmentNumber, Storage, StorageError, Window,
 };
 
-use crate::buffer::{DmaBlock, copy_of};
+use crate::buffer::{DmaBlock, dma_copy_of};
 use crate::helper::{Helpers, Lane};
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
@@ -115,9 +115,7 @@ impl Storage for DmaStorage {
             Completed::Unit => Completed::Unit,
             Completed::Loaded(Window::Mapped(map, range)) => Completed::Loaded(Window::Mapped(map, range)),
             Completed::Loaded(Window::Buffer(buffer, range)) => {
-                let mut block = DmaBlock::allocate(buffer.bytes().len());
-                block.bytes_mut().copy_from_slice(buffer.bytes());
-                Completed::Loaded(Window::Buffer(Rc::new(block), range))
+                Completed::Loaded(Window::Buffer(Rc::new(DmaBlock::copy_of(buffer.bytes())), range))
             }
         })
     }
@@ -235,7 +233,7 @@ impl Inner {
         let mut written = 0;
         while written < bytes {
             let rest =
-                if written == 0 { buffer.head(bytes) } else { copy_of(&buffer.bytes()[written..bytes]) };
+                if written == 0 { buffer.head(bytes) } else { dma_copy_of(&buffer.bytes()[written..bytes]) };
             match file.write_rc_at(rest, position + written as u64).await {
                 Ok(0) => return Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace }),
                 // What follows a short write must begin at a block again.
@@ -262,8 +260,7 @@ impl Inner {
         bytes: usize,
     ) -> Result<(), StorageError> {
         let mut directory = self.directory.clone();
-        let mut copy = AlignedBuffer::allocate(bytes);
-        copy.bytes_mut().copy_from_slice(&buffer.bytes()[..bytes]);
+        let copy = AlignedBuffer::copy_of(&buffer.bytes()[..bytes]);
         let write = move || {
             let file = file.lock().unwrap_or_else(PoisonError::into_inner);
             directory.write(&file, position, copy.bytes())
@@ -354,9 +351,7 @@ impl Inner {
 /// The same action for the blocking form, its bytes copied.
 fn blocking(action: LogAction<DmaBlock>) -> LogAction<AlignedBuffer> {
     fn copy(block: &DmaBlock) -> Rc<AlignedBuffer> {
-        let mut buffer = AlignedBuffer::allocate(block.bytes().len());
-        buffer.bytes_mut().copy_from_slice(block.bytes());
-        Rc::new(buffer)
+        Rc::new(AlignedBuffer::copy_of(block.bytes()))
     }
     match action {
         LogAction::Prepare { id, segment, bytes, header } => {

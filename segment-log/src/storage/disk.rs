@@ -73,6 +73,12 @@ impl Buffer for AlignedBuffer {
         }
     }
 
+    fn copy_of(bytes: &[u8]) -> AlignedBuffer {
+        let mut buffer = AlignedBuffer::allocate(bytes.len());
+        buffer.bytes_mut().copy_from_slice(bytes);
+        buffer
+    }
+
     fn bytes(&self) -> &[u8] {
         // SAFETY: `allocate` made `bytes` initialized bytes at `start`, which live as long as self; while this borrow
         // lives, `bytes_mut` cannot be called.
