@@ -150,7 +150,12 @@ fn two_cores_that_flood_each_other_both_go_on() {
     let directory = tempfile::tempdir().expect("a directory");
     let hub = Hub::start(directory.path(), 2, 2);
     for core in 0..2 {
-        hub.on(core, async move |client| client.create_device(&format!("flood-{core}")).await);
+        hub.on(core, async move |client| {
+            let id = format!("flood-{core}");
+            client.create_device(&id).await;
+            // A first visit is kept before it is answered, and a newer session may come in between: here it is over.
+            client.open_session(&id).await;
+        });
     }
     // Device 0 or 1 may live on either core: each core sends for both, so both directions fill.
     let flood = async |client: &mut Client| {
