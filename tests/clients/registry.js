@@ -20,9 +20,10 @@ serve({
   addDevices: ({ devices }) => registry.addDevices(devices).then(body),
   updateDevices: ({ devices, force }) => registry.updateDevices(devices, force).then(body),
   removeDevices: ({ devices, force }) => registry.removeDevices(devices, force).then(body),
-  importJob: ({ input, output }) => registry.importDevicesFromBlob(input, output).then(body),
-  exportJob: ({ output, excludeKeys }) => registry.exportDevicesToBlob(output, excludeKeys).then(body),
-  getJob: ({ jobId }) => registry.getJob(jobId).then(body),
+  // These three alone of all promises give the body itself.
+  importJob: ({ input, output }) => registry.importDevicesFromBlob(input, output),
+  exportJob: ({ output, excludeKeys }) => registry.exportDevicesToBlob(output, excludeKeys),
+  getJob: ({ jobId }) => registry.getJob(jobId),
   listJobs: () => registry.listJobs().then(body),
   cancelJob: ({ jobId }) => registry.cancelJob(jobId).then(() => null),
   statistics: () => registry.getRegistryStatistics().then(body),
