@@ -129,7 +129,7 @@ fn no_twin_for_node(transport: &str) {
 
 #[test]
 fn twins_fail_clearly_for_node() {
-    run(Needs::LowPorts, || ["Mqtt", "MqttWs", "Amqp"].into_iter().for_each(no_twin_for_node));
+    run(Needs::LowPorts, || ["Mqtt", "MqttWs"].into_iter().for_each(no_twin_for_node));
 }
 
 #[test]
