@@ -1,7 +1,7 @@
 //! Import and export of all identities as jobs that outlive a restart [IoT Hub: iot-hub-bulk-identity-mgmt].
 //!
 //! A thread of its own does them, for it may sleep in files; it asks the shards through an
-//! [`OutsideDoor`](engine_runtime::OutsideDoor). A connection hands it a question and looks now and then for the answer.
+//! [`OutsideDoor`]. A connection hands it a question and looks now and then for the answer.
 
 mod export;
 mod import;
