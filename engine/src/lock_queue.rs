@@ -41,6 +41,8 @@ pub(crate) enum LockHolder {
     Receiver(SlotKey),
     /// The device, over whatever connection.
     Device,
+    /// Any back end, over whatever connection.
+    BackEnd,
 }
 
 /// A lock to be taken.

@@ -167,6 +167,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::ReceiveCommand { device, grant, protocol, lock_timeout_ms } => {
                 self.receive_command(&device, &grant, protocol, lock_timeout_ms, turn)
             }
+            Request::ReceiveReceipts { .. } => Ok(self.receive_receipts(turn)),
             Request::Settle { holder, token, settlement } => {
                 self.settle(caller.connection, &holder, token, settlement, turn)
             }

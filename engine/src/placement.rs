@@ -43,6 +43,7 @@ impl Request {
             | Request::ChangeDevices { partition, .. }
             | Request::CountDevices { partition }
             | Request::OpenReceiptReceiver { partition }
+            | Request::ReceiveReceipts { partition }
             | Request::Flush { partition } => *partition,
             Request::AuthenticateDeviceKey { device, .. }
             | Request::OpenSession { device, .. }
@@ -60,6 +61,7 @@ impl Request {
             Request::Settle { holder: Holder::Device { device, .. }, .. } => {
                 device_partition(device, partition_count)
             }
+            Request::Settle { holder: Holder::BackEnd, token, .. } => token.partition(),
             Request::Settle { holder: Holder::Receiver(receiver), .. }
             | Request::Receive { receiver, .. }
             | Request::CancelReceive { receiver }

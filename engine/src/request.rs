@@ -489,6 +489,12 @@ pub enum Request {
         /// How long the lock lasts; none: the default, which is also the most.
         lock_timeout_ms: Option<u64>,
     },
+    /// Receive one batch of receipts of a partition now or none, for a back end without a receiver (HTTPS). The lock belongs to
+    /// all back ends. Reply: [`Reply::Receipts`].
+    ReceiveReceipts {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// Settle a command or a batch of receipts. Reply: [`Reply::Done`] once durable, or [`EngineError::LockLost`].
     Settle {
         /// Who.

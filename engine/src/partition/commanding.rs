@@ -137,6 +137,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
                 self.check_device(device, grant, *protocol, turn)?;
                 (device.clone(), LockHolder::Device)
             }
+            Holder::BackEnd => return self.settle_batch(LockHolder::BackEnd, token, settlement, turn),
             Holder::Receiver(id) => {
                 let (key, receiver) = self.receivers.owned(*id, connection).ok_or(EngineError::LockLost)?;
                 let holder = LockHolder::Receiver(key);

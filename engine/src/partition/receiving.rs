@@ -195,21 +195,29 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     }
 
     fn lock_batches(&mut self, key: SlotKey, count_max: u32, turn: &mut Turn<'_>) -> Vec<LockedReceipts> {
-        let (id, end, mono_ms) = (self.id, self.durable_end, turn.now.mono_ms);
-        let ends_mono_ms = mono_ms.saturating_add(turn.config.commands.receipt_lock_timeout_ms);
-        let lock = |_| {
-            let nonce = turn.nonce();
-            let terms = LockTerms { nonce, holder: LockHolder::Receiver(key), ends_mono_ms };
-            let item = self.commands.feedback.batches.lock(end, mono_ms, terms)?;
-            Some(LockedReceipts {
-                token: LockToken::new(id, item.number, nonce),
-                number: item.number,
-                enqueued_ms: item.enqueued_ms,
-                delivery_count: item.delivery_count,
-                receipts: item.content.receipts.clone(),
-            })
-        };
+        let lock = |_| self.lock_batch(LockHolder::Receiver(key), turn);
         (0..count_max).map_while(lock).collect()
+    }
+
+    /// Receive one batch of receipts for a back end without a receiver, or none.
+    pub(super) fn receive_receipts(&mut self, turn: &mut Turn<'_>) -> Reply {
+        self.sweep_batches(turn);
+        Reply::Receipts(self.lock_batch(LockHolder::BackEnd, turn).into_iter().collect())
+    }
+
+    /// Lock the oldest batch that can be received.
+    fn lock_batch(&mut self, holder: LockHolder, turn: &mut Turn<'_>) -> Option<LockedReceipts> {
+        let (id, nonce, mono_ms) = (self.id, turn.nonce(), turn.now.mono_ms);
+        let ends_mono_ms = mono_ms.saturating_add(turn.config.commands.receipt_lock_timeout_ms);
+        let terms = LockTerms { nonce, holder, ends_mono_ms };
+        let item = self.commands.feedback.batches.lock(self.durable_end, mono_ms, terms)?;
+        Some(LockedReceipts {
+            token: LockToken::new(id, item.number, nonce),
+            number: item.number,
+            enqueued_ms: item.enqueued_ms,
+            delivery_count: item.delivery_count,
+            receipts: item.content.receipts.clone(),
+        })
     }
 
     /// Settle a batch of receipts.

@@ -200,7 +200,7 @@ pub struct LockedReceipts {
 }
 
 /// Who settles: a lock held by a receiver is settled through it alone, one that belongs to a device by whoever may act for
-/// the device.
+/// the device, one of receipts that no receiver holds by any back end.
 #[derive(Clone, Debug)]
 pub enum Holder {
     /// The receiver that was given the lock (AMQP, MQTT).
@@ -214,6 +214,8 @@ pub enum Holder {
         /// For monitoring.
         protocol: Protocol,
     },
+    /// A back end, over whatever connection (HTTPS): of receipts alone. The caller has checked that it may.
+    BackEnd,
 }
 
 /// A device's wish for its commands that holds while it is away, so that it need not be said again.

@@ -15,6 +15,7 @@ mod jobs;
 mod keys;
 mod provisioning;
 mod query;
+mod receipts;
 mod routes;
 mod work;
 
@@ -327,7 +328,7 @@ impl HttpBinding {
 }
 
 impl Incoming {
-    fn new(head: &Head<'_>, hub: &HubInfo) -> Self {
+    fn new(head: &Head<'_>, moment_ms: u64, hub: &HubInfo) -> Self {
         let header = |name| head.header(name).map(str::to_owned);
         let call = Route::parse(head.method(), head.target(), hub.partition_count).and_then(|route| {
             let mut call = Call {
@@ -336,6 +337,7 @@ impl Incoming {
                 item_count: header(ITEM_COUNT),
                 events: None,
                 lock_timeout_ms: None,
+                moment_ms,
                 body: Vec::new(),
                 assigned_hub: String::new(),
                 id_scope: String::new(),
@@ -377,7 +379,7 @@ impl Binding for HttpBinding {
                 Ok(Some(Event::Head(head))) => match Upgrade::read(&head) {
                     None => {
                         self.is_provisioning = provisioning::concerns(head.target());
-                        self.incoming = Some(Incoming::new(&head, hub.hub));
+                        self.incoming = Some(Incoming::new(&head, hub.now.mono_ms, hub.hub));
                     }
                     Some(upgrade) => {
                         match upgrade.and_then(|upgrade| upgrade.accept(&mut self.connection, output, hub)) {

@@ -12,6 +12,7 @@ pub mod http;
 pub mod mqtt;
 pub mod presence;
 pub mod properties;
+pub mod receipts;
 pub mod status;
 #[cfg(feature = "stomp")]
 pub mod stomp;

@@ -39,6 +39,10 @@ pub(super) enum Route {
     ReceiveCommand(DeviceId),
     /// `DELETE /devices/{id}/messages/devicebound/{lock}`, with or without `reject`, and `POST .../{lock}/abandon`.
     SettleCommand(DeviceId, LockToken, Settlement),
+    /// `GET /messages/serviceBound/feedback`.
+    ReceiveReceipts,
+    /// `DELETE /messages/serviceBound/feedback/{lock}` and `POST .../{lock}/abandon`.
+    SettleReceipts(LockToken, Settlement),
     /// `GET /statistics/devices`.
     DeviceStatistics,
     /// `GET /statistics/service`.
@@ -109,6 +113,8 @@ impl Route {
             | Self::GetConfiguration(_) => Needs::Rights(Rights::REGISTRY_READ),
             Self::Query
             | Self::PurgeCommands(_)
+            | Self::ReceiveReceipts
+            | Self::SettleReceipts(..)
             | Self::ServiceStatistics
             | Self::ListGroups
             | Self::PutGroup(_)
@@ -159,6 +165,7 @@ impl Route {
                 vec!["devices", id.as_str(), "messages", "devicebound"]
             }
             Self::PurgeCommands(id) => vec!["devices", id.as_str(), "commands"],
+            Self::ReceiveReceipts | Self::SettleReceipts(..) => vec!["messages", "serviceBound", "feedback"],
             Self::Query => vec!["devices", "query"],
             Self::ListDevices { .. } | Self::ChangeDevices => vec!["devices"],
             Self::DeviceStatistics => vec!["statistics", "devices"],

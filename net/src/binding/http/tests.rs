@@ -19,6 +19,7 @@ mod bodies;
 mod commands;
 mod device;
 mod hub;
+mod receipts;
 mod service;
 
 /// Keeps what is asked; refuses as long as it is told to.

@@ -22,6 +22,7 @@ use crate::binding::http::jobs::{AskedJobs, Shape, read_job};
 use crate::binding::http::keys::NewKeys;
 use crate::binding::http::provisioning::{Provisioning, Step};
 use crate::binding::http::query::Query;
+use crate::binding::http::receipts::Search;
 use crate::binding::http::routes::Route;
 use crate::binding::status::{Status, iso_time};
 use crate::jobs::Question;
@@ -40,6 +41,8 @@ pub(super) struct Call {
     pub(super) item_count: Option<String>,
     /// How long a lock is to last.
     pub(super) lock_timeout_ms: Option<u64>,
+    /// When it came, on the monotonic clock.
+    pub(super) moment_ms: u64,
     /// What the head says of events in the body.
     pub(super) events: Option<EventsHead>,
     pub(super) body: Vec<u8>,
@@ -83,6 +86,8 @@ pub(super) enum Work {
     Command,
     /// The settlement's durability.
     CommandSettled,
+    /// A batch of receipts, or word that there is none.
+    Receipts(Search),
     /// How many commands are gone.
     CommandsPurged(DeviceId),
     /// Many changes.
@@ -202,6 +207,14 @@ impl Work {
             }
             Route::SettleCommand(device, token, settlement) => {
                 let holder = Holder::Device { device, grant: who.of_device()?, protocol: Protocol::Https };
+                (Self::CommandSettled, vec![Request::Settle { holder, token, settlement }])
+            }
+            Route::ReceiveReceipts => {
+                let (search, question) = Search::begin(call.moment_ms, partition_count);
+                (Self::Receipts(search), vec![question])
+            }
+            Route::SettleReceipts(token, settlement) => {
+                let holder = Holder::BackEnd;
                 (Self::CommandSettled, vec![Request::Settle { holder, token, settlement }])
             }
             Route::PurgeCommands(device) => {
@@ -333,6 +346,7 @@ impl Work {
                 });
                 done(Answer::json(&purged))
             }
+            (Self::Receipts(search), reply) => search.take(&reply, partition_count),
             (Self::EventsSent, Reply::Appended { .. }) => done(Answer::no_content()),
             (Self::Policy, Reply::Policy(policy)) => done(Answer::json(&policy_json(&policy))),
             _ => Err(confused()),

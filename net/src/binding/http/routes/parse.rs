@@ -10,6 +10,7 @@ use super::Route;
 use crate::binding::http::answer::{Refused, invalid, no_method, no_route, no_version};
 use crate::binding::http::commands::read_lock;
 use crate::binding::http::provisioning::ProvisioningRoute;
+use crate::binding::http::receipts::read_batch_lock;
 
 /// Most identities in one list [IoT Hub: iot-hub-devguide-identity-registry].
 const LIST_COUNT_MAX: u32 = 1000;
@@ -34,6 +35,7 @@ impl Route {
         let [word, rest @ ..] = segments.as_slice() else { return Err(no_route()) };
         match word.to_ascii_lowercase().as_str() {
             "devices" => of_devices(method, rest, &target),
+            "messages" => of_receipts(method, rest, partition_count),
             "statistics" => of_statistics(method, rest),
             "policies" => match rest {
                 [name] => get(method, || Ok(Self::GetPolicy((*name).to_owned()))),
@@ -109,6 +111,28 @@ fn of_devices(method: &str, rest: &[&str], target: &Target<'_>) -> Result<Route,
         [id, commands] if is(commands, "commands") => match method {
             "DELETE" => Ok(Route::PurgeCommands(device(id)?)),
             _ => Err(no_method("DELETE")),
+        },
+        _ => Err(no_route()),
+    }
+}
+
+fn of_receipts(method: &str, rest: &[&str], partition_count: u16) -> Result<Route, Refused> {
+    let [bound, feedback, rest @ ..] = rest else { return Err(no_route()) };
+    if !is(bound, "servicebound") || !is(feedback, "feedback") {
+        return Err(no_route());
+    }
+    let settle = |lock: &str, settlement| {
+        Ok(Route::SettleReceipts(read_batch_lock(lock, partition_count)?, settlement))
+    };
+    match rest {
+        [] => get(method, || Ok(Route::ReceiveReceipts)),
+        [lock] => match method {
+            "DELETE" => settle(lock, Settlement::Complete),
+            _ => Err(no_method("DELETE")),
+        },
+        [lock, abandon] if is(abandon, "abandon") => match method {
+            "POST" => settle(lock, Settlement::Abandon),
+            _ => Err(no_method("POST")),
         },
         _ => Err(no_route()),
     }

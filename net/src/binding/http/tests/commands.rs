@@ -26,23 +26,9 @@ fn message(body: &str) -> Vec<u8> {
         .encode()
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let line = head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))?;
-    Some(line)
-}
-
 /// Receive a command: its body and its lock.
 fn receive(hub: &mut Hub, token: &str) -> Option<(Value, String)> {
-    let (head, body) = hub.exchange(token, &format!("GET {PATH}"), "", &Value::Null);
-    match &head[9..12] {
-        "204" => None,
-        "200" => {
-            let etag = header(&head, "ETag").unwrap();
-            assert!(etag.starts_with('"') && etag.ends_with('"'), "{head}");
-            Some((body, etag.trim_matches('"').to_owned()))
-        }
-        _ => panic!("{head} {body}"),
-    }
+    hub.receive(token, PATH).map(|(_, body, lock)| (body, lock))
 }
 
 fn depth(hub: &mut Hub) -> Value {

@@ -29,6 +29,11 @@ pub(super) fn sign(resource: &str, key: &DeviceKey, expires_s: u64, policy: Opti
     sas::sign(resource, key, KeyForm::Decoded, expires_s, policy)
 }
 
+/// A field of an answer's head.
+pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
 pub(super) fn device_key(text: &str) -> DeviceKey {
     DeviceKey::from_base64(text).unwrap()
 }
@@ -163,11 +168,16 @@ impl Hub {
 
     /// Put a command into a device's queue, as a back end would.
     pub(super) fn enqueue(&mut self, device: &str, message: Vec<u8>) {
+        self.enqueue_for_receipt(device, message, "", Ack::None);
+    }
+
+    /// The same, with an id and the wish to hear of its outcome.
+    pub(super) fn enqueue_for_receipt(&mut self, device: &str, message: Vec<u8>, id: &str, ack: Ack) {
         let draft = CommandDraft {
             device: DeviceId::parse(device).unwrap(),
             message,
-            message_id: String::new(),
-            ack: Ack::None,
+            message_id: id.to_owned(),
+            ack,
             expires_ms: None,
         };
         // No request has this number: the binding takes no notice of the answer.
@@ -175,6 +185,26 @@ impl Hub {
         let caller = Caller { connection, token: u64::MAX };
         self.shard.handle_request(caller, Request::EnqueueCommand(draft), self.now);
         self.settle();
+    }
+
+    /// Ask for what is received under a lock: the answer's head, its body and the lock. None: there was nothing.
+    pub(super) fn receive(&mut self, authorization: &str, path: &str) -> Option<(String, Value, String)> {
+        let (head, body) = self.exchange(authorization, &format!("GET {path}"), "", &Value::Null);
+        match &head[9..12] {
+            "204" => None,
+            "200" => {
+                let etag = header(&head, "ETag").unwrap();
+                assert!(etag.starts_with('"') && etag.ends_with('"'), "{head}");
+                let lock = etag.trim_matches('"').to_owned();
+                Some((head, body, lock))
+            }
+            _ => panic!("{head} {body}"),
+        }
+    }
+
+    /// What devices that register have to name.
+    pub(super) fn id_scope(&self) -> String {
+        self.info.id_scope()
     }
 
     /// Time goes by.

@@ -1,6 +1,7 @@
 //! Lists of changes and queries over a real shard on a simulated disk, and who may ask for what.
 
 use engine::request::LockToken;
+use registry::DeviceKey;
 use segment_log::storage::sim::SimDisk;
 use serde_json::{Value, json};
 
@@ -204,6 +205,14 @@ fn any_date_is_an_api_version_and_nothing_else() {
     assert_eq!(hub.get("/devices").0, 200, "clients of our own leave it out");
 }
 
+/// An enrolment whose keys are those of this number; its id.
+fn enrol(hub: &mut Hub, path: &str, seed: u8) {
+    let text = key(seed).to_base64();
+    let keys = json!({"primaryKey": text, "secondaryKey": key(seed + 100).to_base64()});
+    let body = json!({"attestation": {"type": "symmetricKey", "symmetricKey": keys}});
+    assert_eq!(hub.request(&format!("PUT {path}"), "", body).0, 200, "{path}");
+}
+
 /// Every endpoint with every kind of credential: exactly those come in that may.
 #[test]
 fn every_endpoint_with_every_credential() {
@@ -225,6 +234,13 @@ fn every_endpoint_with_every_credential() {
         ("GET /statistics/devices", 200),
         ("GET /configurations", 200),
         ("GET /configurations/a", 404),
+        ("GET /provisioning", 200),
+        ("GET /enrollments/nobody", 404),
+        ("GET /enrollmentGroups/nobody", 404),
+        ("POST /enrollments/query", 200),
+        ("POST /enrollmentGroups/query", 200),
+        ("GET /registrations/nobody", 404),
+        ("POST /registrations/nobody/query", 404),
     ]);
     // What would change something is asked in a form that is refused for another reason, behind the door.
     let of_writer = owned(&[
@@ -237,6 +253,14 @@ fn every_endpoint_with_every_credential() {
         ("GET /jobs", 503),
         ("GET /jobs/x", 503),
         ("DELETE /jobs/x", 503),
+        ("PUT /enrollments/new", 400),
+        ("PUT /enrollmentGroups/new", 400),
+        ("DELETE /enrollments/nobody", 404),
+        ("DELETE /enrollmentGroups/nobody", 404),
+        ("POST /enrollments/nobody/attestationMechanism", 404),
+        ("POST /enrollmentGroups/nobody/attestationMechanism", 404),
+        ("POST /enrollments", 400),
+        ("DELETE /registrations/nobody", 404),
     ]);
     let of_service = owned(&[
         ("POST /devices/query", 400),
@@ -249,7 +273,13 @@ fn every_endpoint_with_every_credential() {
         ("GET /consumerGroups/$Default/checkpoints", 200),
         ("GET /consumerGroups/$Default/checkpoints/0", 200),
         ("PUT /consumerGroups/$Default/checkpoints/0", 400),
+        ("GET /messages/serviceBound/feedback", 204),
     ]);
+    let receipts = [
+        (format!("DELETE /messages/serviceBound/feedback/{lock}"), 412),
+        (format!("POST /messages/serviceBound/feedback/{lock}/abandon"), 412),
+    ];
+    let of_service = [of_service, receipts.to_vec()].concat();
     let of_administrator = owned(&[("GET /policies/owner", 200)]);
 
     let mut hub = Hub::open(SimDisk::new(13));
@@ -263,44 +293,82 @@ fn every_endpoint_with_every_credential() {
     hub.request("DELETE /devices/recreated", "", Value::Null);
     hub.request("PUT /devices/recreated", "", json!({}));
 
+    // One that registers by an enrolment of its own, one by a group, one that may not, and what they ask.
+    let scope = hub.id_scope();
+    enrol(&mut hub, "/enrollments/dev1", 50);
+    enrol(&mut hub, "/enrollmentGroups/line", 60);
+    enrol(&mut hub, "/enrollments/shut", 70);
+    hub.request("PUT /enrollments/shut", "If-Match: *\r\n", json!({"provisioningStatus": "disabled"}));
+    let registering = |id: &str| {
+        let line = |method: &str, rest: &str| format!("{method} /{scope}/registrations/{id}{rest}");
+        // They have not registered: behind the door there is nothing yet. One whose body is for another is not let further.
+        vec![(line("POST", ""), 404), (line("GET", "/operations/x"), 404)]
+    };
+    let of_registering = registering("dev1");
+    let attest = |id: &str, key: &DeviceKey, expires_s| {
+        sign(&format!("{scope}/registrations/{id}"), key, expires_s, Some("registration"))
+    };
+    let derived = registry::derive_key(&key(60), "of-line");
+
     let policy = |resource: &str, seed, name| sign(resource, &key(seed), NOW_S + 60, Some(name));
     let of = |resource: &str, id: &str| sign(resource, &device_key(&keys[id]), NOW_S + 60, None);
-    let routes = [&of_device, &of_reader, &of_writer, &of_service, &of_administrator];
-    // Whoever comes, and which of the five kinds of routes it may use.
-    let credentials: Vec<(&str, String, [bool; 5])> = vec![
-        ("the administrator", "Bearer of-this-run".into(), [false, true, true, true, true]),
-        ("a wrong bearer", "Bearer of-another".into(), [false; 5]),
-        ("nobody", String::new(), [false; 5]),
-        ("nonsense", "SharedAccessSignature x".into(), [false; 5]),
-        ("all rights", policy("hub.test", 1, "owner"), [true, true, true, true, false]),
-        ("the second key", policy("hub.test", 101, "owner"), [true, true, true, true, false]),
-        ("registry read", policy("hub.test", 2, "reader"), [false, true, false, false, false]),
-        ("service connect", policy("hub.test", 3, "service"), [false, false, false, true, false]),
-        ("registry write", policy("hub.test", 4, "writer"), [false, true, true, false, false]),
-        ("device connect", policy("hub.test", 5, "device"), [true, false, false, false, false]),
+    let routes = [&of_device, &of_reader, &of_writer, &of_service, &of_administrator, &of_registering];
+    // Whoever comes, and which of the six kinds of routes it may use.
+    let credentials: Vec<(&str, String, [bool; 6])> = vec![
+        ("the administrator", "Bearer of-this-run".into(), [false, true, true, true, true, false]),
+        ("a wrong bearer", "Bearer of-another".into(), [false; 6]),
+        ("nobody", String::new(), [false; 6]),
+        ("nonsense", "SharedAccessSignature x".into(), [false; 6]),
+        ("all rights", policy("hub.test", 1, "owner"), [true, true, true, true, false, false]),
+        ("the second key", policy("hub.test", 101, "owner"), [true, true, true, true, false, false]),
+        ("registry read", policy("hub.test", 2, "reader"), [false, true, false, false, false, false]),
+        ("service connect", policy("hub.test", 3, "service"), [false, false, false, true, false, false]),
+        ("registry write", policy("hub.test", 4, "writer"), [false, true, true, false, false, false]),
+        ("device connect", policy("hub.test", 5, "device"), [true, false, false, false, false, false]),
         (
             "device connect, for this device",
             policy("hub.test/devices/dev1", 5, "device"),
-            [true, false, false, false, false],
+            [true, false, false, false, false, false],
         ),
-        ("device connect, for another", policy("hub.test/devices/dev10", 5, "device"), [false; 5]),
-        ("all rights elsewhere", policy("other.test", 1, "owner"), [false; 5]),
-        ("all rights for nothing here", policy("hub.test/twins", 1, "owner"), [false; 5]),
-        ("all rights, expired", sign("hub.test", &key(1), NOW_S - 1, Some("owner")), [false; 5]),
-        ("a wrong key", policy("hub.test", 9, "owner"), [false; 5]),
-        ("no such policy", policy("hub.test", 1, "Owner"), [false; 5]),
-        ("the device", of("hub.test/devices/dev1", "dev1"), [true, false, false, false, false]),
-        ("the device with another's key", of("hub.test/devices/dev1", "dev10"), [false; 5]),
-        ("a device of a longer name", of("hub.test/devices/dev10", "dev10"), [false; 5]),
-        ("the device, for the whole hub", of("hub.test", "dev1"), [false; 5]),
+        ("device connect, for another", policy("hub.test/devices/dev10", 5, "device"), [false; 6]),
+        ("all rights elsewhere", policy("other.test", 1, "owner"), [false; 6]),
+        ("all rights for nothing here", policy("hub.test/twins", 1, "owner"), [false; 6]),
+        ("all rights, expired", sign("hub.test", &key(1), NOW_S - 1, Some("owner")), [false; 6]),
+        ("a wrong key", policy("hub.test", 9, "owner"), [false; 6]),
+        ("no such policy", policy("hub.test", 1, "Owner"), [false; 6]),
+        ("the device", of("hub.test/devices/dev1", "dev1"), [true, false, false, false, false, false]),
+        ("the device with another's key", of("hub.test/devices/dev1", "dev10"), [false; 6]),
+        ("a device of a longer name", of("hub.test/devices/dev10", "dev10"), [false; 6]),
+        ("the device, for the whole hub", of("hub.test", "dev1"), [false; 6]),
         (
             "the device, expired",
             sign("hub.test/devices/dev1", &device_key(&keys["dev1"]), NOW_S - 1, None),
-            [false; 5],
+            [false; 6],
         ),
-        ("a disabled device", of("hub.test/devices/disabled", "disabled"), [false; 5]),
-        ("a deleted device", of("hub.test/devices/deleted", "deleted"), [false; 5]),
-        ("the key of a device's earlier life", of("hub.test/devices/recreated", "recreated"), [false; 5]),
+        ("a disabled device", of("hub.test/devices/disabled", "disabled"), [false; 6]),
+        ("a deleted device", of("hub.test/devices/deleted", "deleted"), [false; 6]),
+        ("the key of a device's earlier life", of("hub.test/devices/recreated", "recreated"), [false; 6]),
+        (
+            "whoever registers",
+            attest("dev1", &key(50), NOW_S + 60),
+            [false, false, false, false, false, true],
+        ),
+        (
+            "whoever registers, by its second key",
+            attest("dev1", &key(150), NOW_S + 60),
+            [false, false, false, false, false, true],
+        ),
+        ("whoever registers, expired", attest("dev1", &key(50), NOW_S - 1), [false; 6]),
+        ("whoever registers, with another's key", attest("dev1", &key(70), NOW_S + 60), [false; 6]),
+        ("whoever registers, as another", attest("shut", &key(50), NOW_S + 60), [false; 6]),
+        ("one of a longer name that registers", attest("dev10", &key(50), NOW_S + 60), [false; 6]),
+        ("one of a group that registers", attest("of-line", &derived, NOW_S + 60), [false; 6]),
+        ("a group's own key", attest("dev1", &key(60), NOW_S + 60), [false; 6]),
+        (
+            "whoever registers, by its identity's key",
+            attest("dev1", &device_key(&keys["dev1"]), NOW_S + 60),
+            [false; 6],
+        ),
     ];
     for (who, authorization, may) in &credentials {
         for (lines, may) in routes.iter().zip(may) {
@@ -330,6 +398,20 @@ fn every_endpoint_with_every_credential() {
         ),
     ] {
         assert_eq!(hub.request_as(&authorization, line, "", &Value::Null).0, 401, "{who}");
+    }
+    for (who, id, authorization, status) in [
+        ("one of a group", "of-line", attest("of-line", &derived, NOW_S + 60), 404),
+        ("one of a group, with the group's key", "of-line", attest("of-line", &key(60), NOW_S + 60), 401),
+        ("one of a group, as another of it", "on-line", attest("on-line", &derived, NOW_S + 60), 401),
+        ("a disabled enrolment", "shut", attest("shut", &key(70), NOW_S + 60), 401),
+    ] {
+        for (line, _) in registering(id) {
+            assert_eq!(hub.request_as(&authorization, &line, "", &Value::Null).0, status, "{line} by {who}");
+        }
+        let line = format!("PUT /{scope}/registrations/{id}/register");
+        let body = json!({"registrationId": "of-another"});
+        let expected = if status == 401 { 401 } else { 400 };
+        assert_eq!(hub.request_as(&authorization, &line, "", &body).0, expected, "{line} by {who}");
     }
     let writer = policy("hub.test/devices/dev1", 4, "writer");
     assert_eq!(hub.request_as(&writer, "GET /devices/dev1", "", &Value::Null).0, 200);
