@@ -7,6 +7,8 @@
 pub mod address;
 pub mod amqp;
 pub mod command;
+#[cfg(test)]
+pub mod credentials;
 pub mod fields;
 pub mod http;
 pub mod mqtt;

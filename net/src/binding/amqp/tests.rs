@@ -3,6 +3,7 @@
 mod command_power_cut;
 mod command_round_trip;
 mod commands;
+mod credentials;
 mod deliveries;
 mod hostile;
 mod hub;

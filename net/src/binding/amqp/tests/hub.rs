@@ -8,14 +8,14 @@ use engine::shard::{PartitionStorage, Shard, ShardConfig};
 use net_amqp::performative::Symbols;
 use net_amqp::value::{Descriptor, Map, Value, encode};
 use net_amqp::{AttachRequest, LinkId, SaslRole, SessionId as AmqpSession};
-use registry::{
-    DataKey, DeviceId, DeviceKey, DeviceKeys, DeviceStatus, KeyForm, Policy, PolicyName, Rights, sas,
-};
+use registry::{DataKey, DeviceId, DeviceStatus, KeyForm, sas};
 use segment_log::storage::sim::{SimDisk, SimStorage};
 use segment_log::{LogConfig, Now, RetentionConfig};
 
 use super::wire::{Seen, Wire, World, hub_info, put_token, status_of};
-use crate::binding::HubInfo;
+use crate::binding::{HubInfo, credentials};
+
+pub use crate::binding::credentials::key;
 
 /// When the tests begin, seconds since 1970.
 pub const START_S: u64 = 1_795_000_000;
@@ -61,25 +61,10 @@ pub struct Wish<'a> {
     pub capabilities: &'a [&'a str],
 }
 
-/// A key that is the same in every run.
-pub fn key(number: u8) -> DeviceKey {
-    DeviceKey::from_bytes(&[number; 32]).unwrap()
-}
-
-fn keys(number: u8) -> DeviceKeys {
-    DeviceKeys { primary: key(number), secondary: key(number + 100) }
-}
-
 /// Settings with small logs. `event_bytes_max` is the largest event.
 pub fn config(partition_count: u16, segment_bytes: u64, event_bytes_max: u32) -> ShardConfig {
     let mut config = ShardConfig::new(partition_count, DataKey::from_bytes([7; 32]));
-    let policy =
-        |name, rights, number| Policy { name: PolicyName::parse(name).unwrap(), rights, keys: keys(number) };
-    config.first_policies = vec![
-        policy("service", Rights::SERVICE_CONNECT, 1),
-        policy("device", Rights::DEVICE_CONNECT, 2),
-        policy("registryRead", Rights::REGISTRY_READ, 3),
-    ];
+    config.first_policies = credentials::policies();
     let log = LogConfig {
         segment_bytes_first: segment_bytes,
         segment_bytes_max: segment_bytes,
@@ -225,10 +210,15 @@ impl Hub {
 
     /// A new connection that has said nothing yet.
     pub fn accept(&mut self) -> usize {
+        self.accept_with(SaslRole::Absent)
+    }
+
+    /// A new connection of a client with this SASL role.
+    pub fn accept_with(&mut self, sasl: SaslRole) -> usize {
         let Self { shard, info, now, wires, .. } = self;
         let mut way = Way(shard, *now);
         let mut world = World { door: &mut way, hub: info, now: *now };
-        wires.push(Wire::new(wires.len() as u32, SaslRole::Absent, &mut world));
+        wires.push(Wire::new(wires.len() as u32, sasl, &mut world));
         self.wires.len() - 1
     }
 

@@ -9,12 +9,14 @@ use engine::request::*;
 use engine::shard::{PartitionStorage, Shard, ShardConfig};
 use net_amqp::{Body, Sections};
 use net_mqtt::{Config, Connect, Connection, Event, Inbound, PacketId, Qos, Role};
-use registry::{ConsumerGroupId, DataKey, DeviceId, DeviceKey, DeviceStatus, KeyForm, sas};
+use registry::{ConsumerGroupId, DataKey, DeviceId, DeviceStatus, KeyForm, sas};
 use segment_log::Now;
 use segment_log::storage::sim::{PowerCut, SimDisk, SimStorage};
 
 use crate::binding::mqtt::MqttBinding;
-use crate::binding::{Binding, Closing, Context, HubInfo, Transport};
+use crate::binding::{Binding, Closing, Context, HubInfo, Transport, credentials};
+
+pub use crate::binding::credentials::key;
 
 const BACK_END: ConnectionId = ConnectionId { core: CoreId(0), slot: u32::MAX, generation: 0 };
 
@@ -87,10 +89,6 @@ pub struct Hub {
     next_token: u64,
 }
 
-pub fn key(number: u8) -> DeviceKey {
-    DeviceKey::from_bytes(&[number; 32]).unwrap()
-}
-
 fn draft(id: &str, number: u8, status: DeviceStatus) -> DeviceDraft {
     DeviceDraft {
         device: DeviceId::parse(id).unwrap(),
@@ -102,7 +100,9 @@ fn draft(id: &str, number: u8, status: DeviceStatus) -> DeviceDraft {
 }
 
 fn open(disk: &SimDisk, now: Now) -> Shard<SimStorage> {
-    let config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
+    let mut config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
+    config.first_policies = credentials::policies();
+    config.access.host_names = vec![credentials::HOST.to_owned()];
     let storage = PartitionStorage {
         id: PartitionId(0),
         events: disk.storage("events"),

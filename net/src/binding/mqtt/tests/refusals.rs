@@ -1,9 +1,11 @@
 //! Who is not let in, and what ends a connection.
 
+use engine::request::{IfMatch, Reply, Request};
 use net_mqtt::{Connect, Qos};
-use registry::{KeyForm, sas};
+use registry::{DeviceId, KeyForm, sas};
 
 use super::hub::{Hub, Seen, key};
+use crate::binding::credentials::{DEVICES, HOST, SECOND_LIFE, credentials};
 
 const TOPIC: &str = "devices/d/messages/events/";
 const USER_NAME: &str = "plant7.example/d/?api-version=2021-04-12";
@@ -46,6 +48,39 @@ fn a_connect_that_is_not_in_order() {
             Connect { user_name, password: password.map(|text| text.as_bytes()), ..Connect::new(client_id) };
         let (wire, verdict) = hub.try_connect(&connect);
         assert_eq!((verdict, hub.is_closed(wire)), (Some(expected), expected != 0), "{what}");
+    }
+}
+
+/// Every kind of credential: exactly those come in that may act as the device.
+#[test]
+fn every_credential() {
+    let mut hub = Hub::new();
+    for (id, number) in DEVICES {
+        hub.create_device(id, number);
+    }
+    hub.disable_device("disabled", 12);
+    for id in ["deleted", "recreated"] {
+        let device = DeviceId::parse(id).unwrap();
+        let reply = hub.ask(Request::DeleteDevice { device, if_match: IfMatch::Any });
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+    }
+    hub.create_device("recreated", SECOND_LIFE);
+    for who in credentials(hub.now.wall_ms / 1000) {
+        let user_name = format!("{HOST}/{}/?api-version=2021-04-12", who.device);
+        let password = who.token.as_ref().map(|text| text.as_bytes());
+        let connect = Connect { user_name: Some(&user_name), password, ..Connect::new(who.device) };
+        let (wire, verdict) = hub.try_connect(&connect);
+        match who.opens_device {
+            true => assert_eq!(verdict, Some(0), "{}", who.what),
+            // What cannot be read is told from what is refused.
+            false => assert!(matches!(verdict, Some(4 | 5)), "{}: {verdict:?}", who.what),
+        }
+        assert_eq!(hub.is_closed(wire), !who.opens_device, "{}", who.what);
+        if who.opens_device {
+            let topic = format!("devices/{}/messages/events/", who.device);
+            hub.publish(wire, &topic, b"x", true);
+            assert_eq!(hub.seen(wire), [Seen::Acknowledged(1)], "{}", who.what);
+        }
     }
 }
 
