@@ -7,6 +7,7 @@ mod export;
 mod import;
 mod place;
 mod record;
+mod tidying;
 mod worker;
 
 use std::io;

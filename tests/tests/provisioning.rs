@@ -3,12 +3,20 @@
 #![forbid(unsafe_code)]
 
 use std::process::Command;
+use std::time::Duration;
 
+use engine::request::{Caller, ConnectionId, CoreId, EnrolmentRequest, IfMatch, PartitionId, Reply, Request};
+use engine::shard::{PartitionStorage, Shard, ShardConfig};
+use net::data_dir::{DataDir, DataKeySource};
+use registry::{EnrolmentId, EnrolmentKind, EnrolmentName};
+use segment_log::Now;
+use segment_log::storage::disk::{DiskConfig, DiskStorage};
 use serde_json::{Value, json};
 use tests::clients::Script;
 use tests::https::Response;
-use tests::hub::Hub;
+use tests::hub::{Hub, PARTITION_COUNT};
 use tests::namespace::{Needs, run};
+use tests::process::wait_until;
 use tests::sas;
 
 /// Of the group that most tests use.
@@ -382,6 +390,59 @@ fn registrations_survive_kills_and_repetition() {
         world.registered(id, &other);
         assert_eq!((world.send(id, key), world.send(id, &other)), (401, 204));
         assert_eq!(generation(&world), before.0);
+    });
+}
+
+/// What the disk holds when a hub dies between the deletion of a group and that of what came of it.
+fn delete_group_alone(hub: &Hub, group: &str) {
+    let data_dir = DataDir::open(hub.data()).expect("nobody has it open");
+    let key = data_dir.data_key(&DataKeySource::Beside, false).expect("the hub made its key");
+    let directory = hub.data().join("partitions/0000");
+    let storage = |name| DiskStorage::open(&directory.join(name), DiskConfig::default()).expect("a log");
+    let partition =
+        PartitionStorage { id: PartitionId(0), events: storage("events"), journal: storage("journal") };
+    let wall_ms = sas::now_s() * 1000;
+    let now = Now { wall_ms, mono_ms: 0 };
+    let config = ShardConfig::new(PARTITION_COUNT, key);
+    let (mut shard, _) = Shard::open(config, vec![partition], now, [7; 32]).expect("the hub's own partition");
+    let connection = ConnectionId { core: CoreId(0), slot: 0, generation: 0 };
+    let name = EnrolmentName {
+        kind: EnrolmentKind::Group,
+        id: EnrolmentId::parse(group).expect("an enrolment's id"),
+    };
+    let delete = EnrolmentRequest::Delete { name, if_match: IfMatch::Any };
+    shard.handle_request(Caller { connection, token: 0 }, Request::Enrolment(delete), now);
+    shard.poll(now);
+    let (_, reply) = shard.poll_reply().expect("this storage is done when it returns");
+    assert!(matches!(reply, Reply::Enrolment(_)), "{reply:?}");
+}
+
+#[test]
+fn what_came_of_a_deleted_group_goes_with_the_next_start() {
+    run(Needs::LowPorts, || {
+        let mut world = World::start().with_group("line-1");
+        world.hub.command_output(&["enrolment", "create", "line-2", "--group"]);
+        let of = |group: &str| -> Vec<String> { (0..12).map(|number| format!("{group}-{number}")).collect() };
+        for group in ["line-1", "line-2"] {
+            for id in of(group) {
+                world.registered(&id, &world.derived(group, &id));
+            }
+        }
+        world.hub.stop();
+        delete_group_alone(&world.hub, "line-1");
+        world.hub.run();
+        let service = world.hub.service();
+        let status = |id: &str| service.request("GET", &format!("/registrations/{id}"), &[], None).status;
+        let gone = wait_until(Duration::from_secs(20), || {
+            of("line-1").iter().all(|id| status(id) == 404).then_some(())
+        });
+        assert!(gone.is_some(), "registrations of a group that is gone stay");
+        for id in of("line-2") {
+            assert_eq!(status(&id), 200, "{id}");
+        }
+        for id in of("line-1") {
+            assert_eq!(service.device(&id).status, 200, "{id}: the identity stays");
+        }
     });
 }
 

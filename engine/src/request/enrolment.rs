@@ -42,12 +42,12 @@ pub enum EnrolmentRequest {
         /// Its condition.
         if_match: IfMatch,
     },
-    /// Registrations by an enrolment in one partition. Reply: [`EnrolmentReply::Registrations`].
+    /// Registrations in one partition. Reply: [`EnrolmentReply::Registrations`].
     ListRegistrations {
         /// The partition.
         partition: PartitionId,
-        /// By which.
-        enrolment: EnrolmentRef,
+        /// By which enrolment; none: by any.
+        enrolment: Option<EnrolmentRef>,
         /// Only ids behind this one.
         after: Option<EnrolmentId>,
         /// Most in the reply.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
-use engine::request::{DeviceChange, DeviceView, IfMatch, Reply, Request};
+use engine::request::{DeviceChange, IfMatch};
 use registry::DeviceId;
 use serde_json::json;
 
@@ -251,12 +251,7 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<u64> {
 
 /// Whether what was asked is so already, because an earlier run did it.
 fn stands(change: &DeviceChange, started_ms: u64, hub: &Hub) -> Result<bool, Trouble> {
-    let find = Request::FindDevice { device: change.device().clone() };
-    let view: Option<Box<DeviceView>> = match hub.ask(vec![find])?.pop() {
-        Some(Reply::Device(view)) => Some(view),
-        _ => None,
-    };
-    Ok(match (change, view) {
+    Ok(match (change, hub.find(change.device())?) {
         (DeviceChange::Create(_), Some(view)) => view.generation.created_ms() >= started_ms,
         (DeviceChange::Update { draft, .. }, Some(view)) => {
             let keeps = |wanted: &Option<registry::DeviceKey>, key| {

@@ -1,4 +1,5 @@
-//! The thread of jobs: one batch of the active job, then whatever was asked meanwhile.
+//! The thread of jobs: one page of what is tidied after a start or one batch of the active job, then whatever was asked
+//! meanwhile.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,14 +7,16 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::placement::device_partition;
-use engine::request::{DeviceChange, EngineError, PartitionId, Reply, Request};
+use engine::request::{DeviceChange, DeviceView, EngineError, PartitionId, Reply, Request};
 use engine_runtime::OutsideDoor;
+use registry::DeviceId;
 use tracing::{error, info, warn};
 
 use super::export::Export;
 use super::import::Import;
 use super::place::{Files, is_name, make_root};
 use super::record::{JobKind, JobStatus, Record};
+use super::tidying::Tidying;
 use super::{Answer, JobDraft, JobError, JobsConfig, Pending, Question};
 
 /// How long ended jobs are kept, milliseconds [IoT Hub: iot-hub-devguide-quotas-throttling, 30 days of job history].
@@ -42,6 +45,19 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
+    /// What nothing can be made of.
+    pub(super) fn unexpected(reply: Reply) -> Self {
+        match reply {
+            Reply::Failed(EngineError::Stopping) => Self::Closed,
+            Reply::Failed(error) => Self::Failed(error.to_string()),
+            _ => Self::Failed("the hub has made an error".into()),
+        }
+    }
+
+    fn too_busy() -> Self {
+        Self::Failed("the hub was too busy for too long".into())
+    }
+
     pub(super) fn failed(what: &str, error: impl std::fmt::Display) -> Self {
         Self::Failed(format!("{what}: {error}"))
     }
@@ -57,6 +73,27 @@ impl Hub {
     /// Ask and wait.
     pub(super) fn ask(&self, requests: Vec<Request>) -> Result<Vec<Reply>, Trouble> {
         self.door.ask(requests).map_err(|_| Trouble::Closed)
+    }
+
+    /// Read an identity. None: there is none. What cannot be told is not taken for either.
+    pub(super) fn find(&self, device: &DeviceId) -> Result<Option<Box<DeviceView>>, Trouble> {
+        match self.ask_patiently(&Request::FindDevice { device: device.clone() })? {
+            Reply::Device(view) => Ok(Some(view)),
+            Reply::Failed(EngineError::DeviceNotFound) => Ok(None),
+            reply => Err(Trouble::unexpected(reply)),
+        }
+    }
+
+    /// Ask one question, again and again as long as whoever is to answer is busy.
+    pub(super) fn ask_patiently(&self, request: &Request) -> Result<Reply, Trouble> {
+        for _ in 0..BUSY_TRIES {
+            match self.ask(vec![request.clone()])?.pop() {
+                Some(Reply::Failed(EngineError::Busy)) => std::thread::sleep(BUSY_PAUSE),
+                Some(reply) => return Ok(reply),
+                None => return Err(Trouble::Closed),
+            }
+        }
+        Err(Trouble::too_busy())
     }
 
     /// Make changes, at most one for each device and not more than a partition takes at a time. What a partition was too busy
@@ -103,7 +140,7 @@ impl Hub {
             }
             std::thread::sleep(BUSY_PAUSE);
         }
-        Err(Trouble::Failed("the hub was too busy for too long".into()))
+        Err(Trouble::too_busy())
     }
 }
 
@@ -126,6 +163,8 @@ pub(super) struct Worker {
     /// The oldest first.
     records: Vec<Record>,
     active: Option<Active>,
+    /// None: done.
+    tidying: Option<Tidying>,
     questions: Receiver<Message>,
 }
 
@@ -144,14 +183,15 @@ impl Worker {
             info!(job = active.id, "a job of an earlier run goes on");
         }
         let hub = Hub { door, partition_count: config.partition_count };
-        Ok(Self { hub, files, records_directory: config.records, records, active, questions })
+        let tidying = Some(Tidying::default());
+        Ok(Self { hub, files, records_directory: config.records, records, active, tidying, questions })
     }
 
     pub(super) fn run(mut self) {
         loop {
-            let message = match self.active {
-                None => self.questions.recv().map_err(|_| TryRecvError::Disconnected),
-                Some(_) => self.questions.try_recv(),
+            let message = match self.active.is_none() && self.tidying.is_none() {
+                true => self.questions.recv().map_err(|_| TryRecvError::Disconnected),
+                false => self.questions.try_recv(),
             };
             match message {
                 Ok(Message::Question(question, pending)) => pending.tell(self.answer(question)),
@@ -211,6 +251,18 @@ impl Worker {
 
     /// Do one batch. False: the hub stops.
     fn step(&mut self) -> bool {
+        if let Some(tidying) = &mut self.tidying {
+            match tidying.step(&self.hub) {
+                Ok(false) => {}
+                Ok(true) => self.tidying = None,
+                Err(Trouble::Closed) => return false,
+                Err(Trouble::Failed(text)) => {
+                    warn!("what came of deleted enrolment groups stays until the next start: {text}");
+                    self.tidying = None;
+                }
+            }
+            return true;
+        }
         let Some(active) = &mut self.active else { return true };
         let Some(record) = self.records.iter_mut().find(|record| record.id == active.id) else {
             self.active = None;

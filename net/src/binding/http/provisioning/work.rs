@@ -243,7 +243,7 @@ impl Provisioning {
             (Stage::Group { after, count_max }, Reply::Enrolment(Told::Enrolment(group))) => {
                 let list = |partition| EnrolmentRequest::ListRegistrations {
                     partition: PartitionId(partition),
-                    enrolment: group.reference(),
+                    enrolment: Some(group.reference()),
                     after: after.clone(),
                     count_max: count_max + 1,
                 };
