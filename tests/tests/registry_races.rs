@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -66,100 +67,158 @@ fn conditional_updates_form_one_history() {
     });
 }
 
-/// What a writer knows of its device.
+/// What a writer knows of one of its devices.
 #[derive(Clone, Debug, PartialEq)]
 enum Known {
-    /// It was answered: so it is.
+    /// It was answered: so it is. The reason of its status, none where there is no such device.
     Is(Option<String>),
     /// The process died before it answered: one of the two.
     Either(Option<String>, Option<String>),
 }
 
-/// Devices are created, changed and deleted while the process is killed again and again.
-#[test]
-fn answered_changes_outlive_the_process() {
-    run(Needs::LowPorts, || {
-        let mut hub = Hub::start(&["--cores", "2"]);
-        let mut known: Vec<Known> = vec![Known::Is(None); WRITERS];
-        let mut counter = 0_u64;
-        for round in 0..5 {
-            let stop = AtomicBool::new(false);
-            let service = hub.service();
-            let (host, tls) = (hub.host(), hub.tls());
-            let authorization = service.token();
-            let change = |id: &str, was: &Option<String>, reason: &str| -> Option<Option<String>> {
-                let path = format!("/devices/{id}");
-                let deletes = was.is_some() && reason.ends_with('0');
-                let body = json!({ "deviceId": id, "statusReason": reason }).to_string();
-                let mut headers = vec![("Authorization", authorization.as_str())];
-                let method = match (was.is_some(), deletes) {
-                    (true, true) => "DELETE",
-                    (true, false) => {
-                        headers.push(("If-Match", "*"));
-                        "PUT"
-                    }
-                    (false, _) => "PUT",
-                };
-                let body = if deletes { &[][..] } else { body.as_bytes() };
-                let response = https::request((&host, 443), tls.clone(), (method, &path), &headers, body);
-                match response.map(|response| response.status) {
-                    Ok(200) => Some(Some(reason.to_owned())),
-                    Ok(204) => Some(None),
-                    // It stops, or it is gone.
-                    Ok(503) | Err(_) => None,
-                    Ok(other) => panic!("{method} {path}: {other}"),
-                }
+/// What a writer wants of a device that it knows: to have this reason, or not to be.
+struct Wish {
+    id: String,
+    was: Option<String>,
+    wanted: Option<String>,
+}
+
+/// A hub as writers ask it, with a token made before.
+struct Asked {
+    host: String,
+    tls: Arc<rustls::ClientConfig>,
+    authorization: String,
+}
+
+impl Asked {
+    /// One request. None: the process stops or is gone, so nobody knows what became of it.
+    fn ask(&self, method: &str, path: &str, if_match: &str, body: &Value) -> Option<u16> {
+        let mut headers = vec![("Authorization", self.authorization.as_str())];
+        if !if_match.is_empty() {
+            headers.push(("If-Match", if_match));
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let response =
+            https::request((&self.host, 443), self.tls.clone(), (method, path), &headers, body.as_bytes());
+        match response {
+            Ok(response) if response.status != 503 => {
+                let status = response.status;
+                assert!((200..300).contains(&status), "{method} {path}: {status} {}", response.text());
+                Some(status)
+            }
+            _ => None,
+        }
+    }
+
+    /// One device by a request of its own.
+    fn change_one(&self, wishes: &[Wish]) -> Option<u16> {
+        let [Wish { id, was, wanted }] = wishes else { panic!("one device") };
+        let path = format!("/devices/{id}");
+        match wanted {
+            None => self.ask("DELETE", &path, "", &Value::Null),
+            Some(reason) => {
+                let if_match = if was.is_some() { "*" } else { "" };
+                self.ask("PUT", &path, if_match, &json!({ "deviceId": id, "statusReason": reason }))
+            }
+        }
+    }
+
+    /// Many devices by one request: 200 says that all of it is done.
+    fn change_many(&self, wishes: &[Wish]) -> Option<u16> {
+        let entry = |Wish { id, was, wanted }: &Wish| {
+            let mode = match (was, wanted) {
+                (_, None) => "delete",
+                (Some(_), Some(_)) => "update",
+                (None, Some(_)) => "create",
             };
-            std::thread::scope(|scope| {
-                let threads: Vec<_> = known
-                    .iter_mut()
-                    .enumerate()
-                    .map(|(writer, known)| {
-                        let (stop, change) = (&stop, &change);
-                        let start = counter + writer as u64 * 100_000;
-                        scope.spawn(move || {
-                            let mut number = start;
-                            while !stop.load(Ordering::Relaxed) {
-                                let Known::Is(was) = known.clone() else { break };
-                                number += 1;
-                                let reason = number.to_string();
-                                let wish = match was.is_some() && reason.ends_with('0') {
-                                    true => None,
-                                    false => Some(reason.clone()),
-                                };
-                                *known = match change(&format!("w{writer}"), &was, &reason) {
-                                    Some(now) => Known::Is(now),
-                                    None => Known::Either(was, wish),
-                                };
-                            }
-                            number - start
-                        })
-                    })
-                    .collect();
-                std::thread::sleep(Duration::from_millis(400 + 150 * round));
-                hub.kill_process();
-                stop.store(true, Ordering::Relaxed);
-                let done: u64 = threads.into_iter().map(|thread| thread.join().expect("a writer")).sum();
-                assert!(done > WRITERS as u64, "only {done} changes were tried");
-            });
-            counter += 1_000_000;
-            hub.kill();
-            hub.run();
-            let service = hub.service();
-            for (writer, known) in known.iter_mut().enumerate() {
-                let response = service.device(&format!("w{writer}"));
-                let found = match response.status {
-                    200 => Some(text(&response.json()["statusReason"])),
-                    404 => None,
-                    other => panic!("{other}: {}", response.text()),
+            json!({ "id": id, "importMode": mode, "statusReason": wanted })
+        };
+        let entries: Vec<Value> = wishes.iter().map(entry).collect();
+        self.ask("POST", "/devices", "", &json!(entries))
+    }
+}
+
+/// Devices are created, changed and deleted by `change`, so many at a time, while the process is killed again and again:
+/// what was answered is so, and each device for itself is as it was or as it was wanted where nothing was answered.
+fn answered_changes_outlive_the_process(
+    device_count: usize,
+    change: impl Fn(&Asked, &[Wish]) -> Option<u16> + Sync,
+) {
+    let mut hub = Hub::start(&["--cores", "2"]);
+    let id = |writer: usize, device: usize| format!("w{writer}-{device:02}");
+    let mut known: Vec<Vec<Known>> = vec![vec![Known::Is(None); device_count]; WRITERS];
+    let mut unknown_count = 0;
+    for round in 0..5_u64 {
+        let stop = AtomicBool::new(false);
+        let asked = Asked { host: hub.host(), tls: hub.tls(), authorization: hub.service().token() };
+        let write = |writer: usize, known: &mut Vec<Known>| -> u64 {
+            let first = round * 1_000_000 + writer as u64 * 100_000;
+            let mut number = first;
+            while !stop.load(Ordering::Relaxed) {
+                let wish = |(device, known): (usize, &Known)| {
+                    let Known::Is(was) = known.clone() else { panic!("only what is known is changed") };
+                    let reason = (number + device as u64).to_string();
+                    let wanted = (was.is_none() || !reason.ends_with('0')).then_some(reason);
+                    Wish { id: id(writer, device), was, wanted }
                 };
+                let wishes: Vec<Wish> = known.iter().enumerate().map(wish).collect();
+                let answer = change(&asked, &wishes);
+                let learned = |Wish { was, wanted, .. }: Wish| match answer {
+                    Some(_) => Known::Is(wanted),
+                    None => Known::Either(was, wanted),
+                };
+                *known = wishes.into_iter().map(learned).collect();
+                number += 1;
+                if answer.is_none() {
+                    break;
+                }
+            }
+            number - first
+        };
+        let write = &write;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = known
+                .iter_mut()
+                .enumerate()
+                .map(|(writer, known)| scope.spawn(move || write(writer, known)))
+                .collect();
+            std::thread::sleep(Duration::from_millis(400 + 150 * round));
+            hub.kill_process();
+            stop.store(true, Ordering::Relaxed);
+            let done: u64 = threads.into_iter().map(|thread| thread.join().expect("a writer")).sum();
+            assert!(done > WRITERS as u64, "only {done} changes were tried");
+        });
+        hub.kill();
+        hub.run();
+        let listed = hub.service().request("GET", "/devices?top=1000", &[], None).json();
+        let listed = listed.as_array().expect("a list").iter();
+        let mut found: BTreeMap<String, String> =
+            listed.map(|device| (text(&device["deviceId"]), text(&device["statusReason"]))).collect();
+        for (writer, known) in known.iter_mut().enumerate() {
+            for (device, known) in known.iter_mut().enumerate() {
+                let found = found.remove(&id(writer, device));
                 let is_allowed = match &*known {
                     Known::Is(expected) => found == *expected,
-                    Known::Either(before, after) => found == *before || found == *after,
+                    Known::Either(before, after) => {
+                        unknown_count += 1;
+                        found == *before || found == *after
+                    }
                 };
-                assert!(is_allowed, "writer {writer} knows {known:?}, found {found:?}");
+                assert!(is_allowed, "{} is known as {known:?}, found {found:?}", id(writer, device));
                 *known = Known::Is(found);
             }
         }
-    });
+        assert!(found.is_empty(), "nobody made {found:?}");
+    }
+    assert!(unknown_count > 0, "no kill met a change under way");
+}
+
+#[test]
+fn answered_single_changes_outlive_the_process() {
+    run(Needs::LowPorts, || answered_changes_outlive_the_process(1, Asked::change_one));
+}
+
+#[test]
+fn answered_bulk_changes_outlive_the_process() {
+    run(Needs::LowPorts, || answered_changes_outlive_the_process(25, Asked::change_many));
 }
