@@ -26,6 +26,16 @@ serve({
   getJob: ({ jobId }) => registry.getJob(jobId),
   listJobs: () => registry.listJobs().then(body),
   cancelJob: ({ jobId }) => registry.cancelJob(jobId).then(() => null),
+  importJobByIdentity: ({ input, output, identity }) =>
+    registry.importDevicesFromBlobByIdentity(input, output, identity),
+  exportJobByIdentity: ({ output, excludeKeys, identity }) =>
+    registry.exportDevicesToBlobByIdentity(output, excludeKeys, identity),
+  configurations: () => registry.getConfigurations().then(body),
+  // Whatever else the package offers, by its name.
+  call: ({ method, args }) => registry[method](...args).then(body),
+  // The names of all that it offers.
+  offered: () =>
+    Object.getOwnPropertyNames(Registry.prototype).filter((name) => name !== 'constructor' && !name.startsWith('_')),
   statistics: () => registry.getRegistryStatistics().then(body),
 
   // All pages of a query; how many items each had.

@@ -275,9 +275,19 @@ fn node_imports_and_exports() {
         let job = registry.ask("exportJob", json!({ "output": "out", "excludeKeys": true }));
         ended(&hub.service(), &job["jobId"]);
         assert_eq!(read_lines(&container(&hub, "out/devices.txt"))[0]["id"], "n1");
+        // Who the cloud's storage would believe the hub to be is nobody's concern here.
+        let identity = json!("/subscriptions/s/resourceGroups/g");
+        write_lines(&container(&hub, "more/devices.txt"), &[json!({ "id": "n3" })]);
+        let wish = json!({ "input": "more", "output": "more", "identity": identity });
+        let job = registry.ask("importJobByIdentity", wish);
+        assert_eq!(ended(&hub.service(), &job["jobId"])["deviceCount"], 1);
+        let wish = json!({ "output": "out", "excludeKeys": false, "identity": identity });
+        let job = registry.ask("exportJobByIdentity", wish);
+        ended(&hub.service(), &job["jobId"]);
+        assert_eq!(read_lines(&container(&hub, "out/devices.txt"))[1]["id"], "n3");
         let job = registry.ask("getJob", json!({ "jobId": job["jobId"] }));
         assert_eq!((&job["type"], &job["status"]), (&json!("export"), &json!("completed")));
-        assert_eq!(registry.ask("listJobs", json!({})).as_array().map(Vec::len), Some(2));
+        assert_eq!(registry.ask("listJobs", json!({})).as_array().map(Vec::len), Some(4));
         let refused = registry.try_ask("cancelJob", json!({ "jobId": job["jobId"] }));
         assert_eq!(refused.expect_err("it has ended")["name"], "ArgumentError");
     });
