@@ -26,9 +26,10 @@ const LINE_BYTES_MAX: u64 = 64 * 1024;
 const BUSY_TRIES: u32 = 200;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
-/// One row of a CSV file; the columns may stand in any order.
+/// One row of a CSV file; the columns may stand in any order. One of another name is refused: who misspells that of the keys
+/// would get devices with others.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Row {
     device_id: String,
     primary_key: Option<String>,
