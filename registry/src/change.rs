@@ -30,6 +30,7 @@ const DELETE_ENROLMENT: u8 = 8;
 const PUT_REGISTRATION: u8 = 9;
 const DELETE_REGISTRATION: u8 = 10;
 const DROP_REGISTRATIONS: u8 = 11;
+const DELETE_POLICY: u8 = 12;
 
 /// A mutation. Each says what is the case afterwards, so that applying it twice is applying it once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub enum Change {
     },
     /// The policy exists and looks like this.
     PutPolicy(Policy),
+    /// The policy does not exist.
+    DeletePolicy {
+        /// Its name.
+        name: PolicyName,
+    },
     /// The consumer group exists and looks like this.
     PutConsumerGroup(ConsumerGroup),
     /// The consumer group does not exist.
@@ -103,6 +109,10 @@ impl Change {
                 out.push(policy.rights.bits());
                 put_keys(out, sealer, &policy_owner(&policy.name), &policy.keys);
             }
+            Self::DeletePolicy { name } => {
+                out.push(DELETE_POLICY);
+                put_text(out, name.as_str());
+            }
             Self::PutConsumerGroup(group) => {
                 out.push(PUT_CONSUMER_GROUP);
                 out.extend_from_slice(&group.id.0.to_le_bytes());
@@ -152,6 +162,10 @@ impl Change {
                 let rights = Rights::from_bits(reader.byte()?).ok_or(ChangeError::Malformed)?;
                 let keys = reader.keys(sealer, &policy_owner(&name))?;
                 Self::PutPolicy(Policy { name, rights, keys })
+            }
+            DELETE_POLICY => {
+                let name = PolicyName::parse(reader.text()?).map_err(|_| ChangeError::Malformed)?;
+                Self::DeletePolicy { name }
             }
             PUT_CONSUMER_GROUP => Self::PutConsumerGroup(ConsumerGroup {
                 id: ConsumerGroupId(reader.number()?),
@@ -396,6 +410,7 @@ mod tests {
             Change::PutRegistration(Box::new(registration)),
             Change::DeleteRegistration { id: id.clone() },
             Change::DropRegistrations { enrolment: reference },
+            Change::DeletePolicy { name: PolicyName::parse("service").unwrap() },
         ]
     }
 
@@ -482,5 +497,6 @@ mod tests {
         assert_eq!(registration.len(), 23 + 5 * 8);
         assert_eq!(encoded(&changes()[10]), b"\x01\x0a\x02\0r1");
         assert_eq!(encoded(&changes()[11]), b"\x01\x0b\x01\x03\0\0\0\0\0\0\0");
+        assert_eq!(encoded(&changes()[12]), b"\x01\x0c\x07\0service");
     }
 }

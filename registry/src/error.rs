@@ -33,6 +33,18 @@ pub enum RegistryError {
     /// Not a policy name.
     #[error("invalid policy name")]
     InvalidPolicyName,
+    /// No such policy.
+    #[error("policy not found")]
+    PolicyNotFound,
+    /// The hub has as many policies as it may.
+    #[error("the hub has {count_max} policies already")]
+    PoliciesExhausted {
+        /// The limit.
+        count_max: usize,
+    },
+    /// The last policy stays.
+    #[error("the hub's last policy is not deleted")]
+    LastPolicy,
     /// Not a consumer group's name.
     #[error("a consumer group's name is 1 to 50 characters of A-Z a-z 0-9 . _ -")]
     InvalidConsumerGroupName,

@@ -50,7 +50,7 @@ pub use error::RegistryError;
 pub use group::{ConsumerGroup, DEFAULT_CONSUMER_GROUP};
 pub use id::{ConsumerGroupId, DeviceId, ETag, GenerationId, IdError};
 pub use parted::PartedMap;
-pub use policy::{Policy, PolicyName, Rights, builtin_policies};
+pub use policy::{KeyWish, Policy, PolicyDraft, PolicyName, Rights, builtin_policies};
 pub use sas::{KeyForm, SasError, SasToken};
 pub use seal::{DataKey, KeySealer, SealError};
 pub use snapshot::{FileBytes, SnapshotError, SnapshotFile};

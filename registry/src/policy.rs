@@ -5,9 +5,11 @@ use std::ops::BitOr;
 use std::sync::Arc;
 
 use crate::Random;
-use crate::credential::DeviceKeys;
+use crate::change::Change;
+use crate::credential::{DeviceKey, DeviceKeys};
 use crate::error::RegistryError;
-use crate::limits::POLICY_NAME_BYTES_MAX;
+use crate::limits::{POLICY_COUNT_MAX, POLICY_NAME_BYTES_MAX};
+use crate::store::Store;
 
 /// A policy's name: 1 to 64 characters of `A-Z a-z 0-9 - . _ ! ~ * ' ( )` and `$`, compared with case. A clone costs one
 /// reference count.
@@ -108,9 +110,77 @@ pub fn builtin_policies(random: Random<'_>) -> Vec<Policy> {
         .collect()
 }
 
+/// What becomes of one of a policy's keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeyWish {
+    /// It stays as it is; a new policy gets a generated one.
+    #[default]
+    Keep,
+    /// A generated one.
+    New,
+    /// This one.
+    Given(DeviceKey),
+}
+
+impl KeyWish {
+    fn grant(self, before: Option<&DeviceKey>, random: Random<'_>) -> DeviceKey {
+        match (self, before) {
+            (Self::Given(key), _) => key,
+            (Self::Keep, Some(before)) => before.clone(),
+            (Self::Keep, None) | (Self::New, _) => DeviceKey::generate(random),
+        }
+    }
+}
+
+/// What a policy shall be.
+#[derive(Clone, Debug)]
+pub struct PolicyDraft {
+    /// Its name.
+    pub name: PolicyName,
+    /// What its holders may do. None: what they may already; a new policy needs rights.
+    pub rights: Option<Rights>,
+    /// Its first key.
+    pub primary_key: KeyWish,
+    /// Its second key.
+    pub secondary_key: KeyWish,
+}
+
+impl Store {
+    /// Plan that a policy is as the draft says, new or not.
+    ///
+    /// # Errors
+    /// [`RegistryError::PolicyNotFound`]: there is none, and the draft has no rights;
+    /// [`RegistryError::PoliciesExhausted`].
+    pub fn plan_put_policy(&self, draft: PolicyDraft, random: Random<'_>) -> Result<Change, RegistryError> {
+        let before = self.policy(draft.name.as_str());
+        let rights =
+            draft.rights.or(before.map(|before| before.rights)).ok_or(RegistryError::PolicyNotFound)?;
+        if before.is_none() && self.policies().len() >= POLICY_COUNT_MAX {
+            return Err(RegistryError::PoliciesExhausted { count_max: POLICY_COUNT_MAX });
+        }
+        let primary = draft.primary_key.grant(before.map(|before| &before.keys.primary), random);
+        let secondary = draft.secondary_key.grant(before.map(|before| &before.keys.secondary), random);
+        Ok(Change::PutPolicy(Policy { name: draft.name, rights, keys: DeviceKeys { primary, secondary } }))
+    }
+
+    /// Plan a deletion.
+    ///
+    /// # Errors
+    /// [`RegistryError::PolicyNotFound`]; [`RegistryError::LastPolicy`]: a registry without any is taken for a new one, which
+    /// gets the built-in ones.
+    pub fn plan_delete_policy(&self, name: &str) -> Result<Change, RegistryError> {
+        let policy = self.policy(name).ok_or(RegistryError::PolicyNotFound)?;
+        match self.policies().len() {
+            1 => Err(RegistryError::LastPolicy),
+            _ => Ok(Change::DeletePolicy { name: policy.name.clone() }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seal::{DataKey, KeySealer};
 
     #[test]
     fn writing_includes_reading_and_nothing_else() {
@@ -136,5 +206,51 @@ mod tests {
             assert_ne!(policy.keys.primary, policy.keys.secondary);
         }
         assert_ne!(policies[0].keys, policies[1].keys);
+    }
+
+    #[test]
+    fn policies_are_made_changed_and_deleted() {
+        let mut store = Store::open(None, KeySealer::new(&DataKey::from_bytes([1; 32]))).unwrap();
+        let mut next = 0u8;
+        let mut random = |bytes: &mut [u8]| {
+            next += 1;
+            bytes.fill(next);
+        };
+        let draft = |name: &str, rights, primary_key, secondary_key| PolicyDraft {
+            name: PolicyName::parse(name).unwrap(),
+            rights,
+            primary_key,
+            secondary_key,
+        };
+        let nothing = draft("a", None, KeyWish::New, KeyWish::New);
+        assert_eq!(store.plan_put_policy(nothing, &mut random), Err(RegistryError::PolicyNotFound));
+        let made = draft("a", Some(Rights::SERVICE_CONNECT), KeyWish::Keep, KeyWish::Keep);
+        store.apply(store.plan_put_policy(made, &mut random).unwrap());
+        let first = store.policy("a").unwrap().clone();
+        assert_ne!(first.keys.primary, first.keys.secondary);
+        store.apply(
+            store.plan_put_policy(draft("a", None, KeyWish::New, KeyWish::Keep), &mut random).unwrap(),
+        );
+        let second = store.policy("a").unwrap().clone();
+        assert_eq!((second.rights, &second.keys.secondary), (first.rights, &first.keys.secondary));
+        assert_ne!(second.keys.primary, first.keys.primary);
+        let given = KeyWish::Given(first.keys.primary.clone());
+        let changed = draft("a", Some(Rights::REGISTRY_READ), given, KeyWish::Keep);
+        store.apply(store.plan_put_policy(changed, &mut random).unwrap());
+        assert_eq!(*store.policy("a").unwrap(), Policy { rights: Rights::REGISTRY_READ, ..first });
+
+        assert_eq!(store.plan_delete_policy("b"), Err(RegistryError::PolicyNotFound));
+        assert_eq!(store.plan_delete_policy("a"), Err(RegistryError::LastPolicy));
+        for number in 1..POLICY_COUNT_MAX {
+            let name = format!("p{number}");
+            let made = draft(&name, Some(Rights::NONE), KeyWish::Keep, KeyWish::Keep);
+            store.apply(store.plan_put_policy(made, &mut random).unwrap());
+        }
+        let one_more = draft("one-more", Some(Rights::ALL), KeyWish::Keep, KeyWish::Keep);
+        let full = RegistryError::PoliciesExhausted { count_max: POLICY_COUNT_MAX };
+        assert_eq!(store.plan_put_policy(one_more, &mut random), Err(full));
+        store.apply(store.plan_delete_policy("a").unwrap());
+        assert_eq!(store.policy("a"), None);
+        assert_eq!(store.policies().len(), POLICY_COUNT_MAX - 1);
     }
 }

@@ -100,6 +100,7 @@ impl Store {
                     Err(index) => self.policies.insert(index, policy),
                 }
             }
+            Change::DeletePolicy { name } => self.policies.retain(|known| known.name != name),
             Change::PutConsumerGroup(group) => {
                 self.marks.revision = self.marks.revision.max(group.id.0);
                 self.groups.retain(|known| !known.name.eq_ignore_ascii_case(&group.name));
