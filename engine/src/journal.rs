@@ -179,6 +179,11 @@ impl<S: Storage> Journal<S> {
         self.waiting.push_back((self.mark(), caller, reply));
     }
 
+    /// The answers that wait, to be taken back.
+    pub fn waiting_replies(&mut self) -> impl Iterator<Item = &mut Reply> {
+        self.waiting.iter_mut().map(|(_, _, reply)| reply)
+    }
+
     /// Whether another question that the journal has to hold can be taken.
     pub fn has_room(&self) -> bool {
         self.waiting.len() < self.waiting_count_max

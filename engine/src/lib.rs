@@ -32,6 +32,7 @@ mod outbox;
 mod partition;
 pub mod payload;
 pub mod placement;
+mod policy_holders;
 mod readers;
 mod reading;
 mod receivers;

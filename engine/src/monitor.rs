@@ -175,6 +175,13 @@ pub enum MonitorEvent {
         /// Which.
         device: DeviceId,
     },
+    /// A policy was made, changed or deleted; what rested on it has ended.
+    PolicyChanged {
+        /// When.
+        at_ms: u64,
+        /// Which.
+        name: PolicyName,
+    },
     /// Stored bytes are damaged. Nothing of the range is served, nothing is deleted.
     LogDamaged {
         /// When it was found.
@@ -305,6 +312,8 @@ pub struct Counters {
     pub receipts_dropped: u64,
     /// Identities created, changed and deleted.
     pub device_changes: u64,
+    /// Policies made, changed and deleted.
+    pub policy_changes: u64,
     /// Snapshots made durable.
     pub snapshots: u64,
     /// Monitoring events that nobody fetched in time.

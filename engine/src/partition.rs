@@ -7,6 +7,7 @@ mod consuming;
 mod enrolling;
 mod identities;
 mod opening;
+mod policies;
 mod receiving;
 mod sweeping;
 mod telemetry;
@@ -27,6 +28,7 @@ use crate::journal::{Journal, JournalNews, Mark};
 use crate::limits::READ_BYTES_PER_TURN;
 use crate::monitor::{LogName, MonitorEvent};
 use crate::outbox::Outbox;
+use crate::policy_holders::PolicyHolders;
 use crate::reading::Reading;
 use crate::receivers::Receivers;
 use crate::request::{
@@ -56,6 +58,7 @@ pub(crate) struct Partition<E: EventLog, S: Storage> {
     /// The journal lives on its reserve: it takes what frees memory and no commands.
     space_lacks: bool,
     sessions: Sessions,
+    policy_holders: PolicyHolders,
     reading: Reading,
     /// Submitted and not durable yet, oldest first.
     appends: VecDeque<PendingAppend>,
@@ -146,12 +149,14 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             return turn.out.fail(caller, EngineError::Busy);
         }
         let answer = match request {
-            Request::Authenticate { token, protocol, .. } => self.authenticate(&token, protocol, turn),
+            Request::Authenticate { token, protocol, .. } => {
+                self.authenticate(caller.connection, &token, protocol, turn)
+            }
             Request::AuthenticatePolicyKey { policy, key, protocol } => {
-                self.authenticate_policy_key(&policy, &key, protocol, turn)
+                self.authenticate_policy_key(caller.connection, &policy, &key, protocol, turn)
             }
             Request::AuthenticateDeviceKey { device, key, protocol } => {
-                self.authenticate_device_key(&device, &key, protocol, turn)
+                self.authenticate_device_key(caller.connection, &device, &key, protocol, turn)
             }
             Request::OpenSession { device, grant, protocol } => {
                 self.open_session(caller.connection, device, &grant, protocol, turn)
@@ -187,6 +192,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::DeleteConsumerGroup { name } => self.delete_group(&name, turn),
             Request::ListConsumerGroups => Ok(self.list_groups()),
             Request::FindPolicy { name } => self.find_policy(&name),
+            Request::Policy(request) => self.handle_policy(request, turn),
             Request::Enrolment(request) => self.handle_enrolment(request, turn),
             request => unreachable!("{request:?} is answered by handle_request"),
         };
@@ -214,6 +220,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         for receiver in self.receivers.of_connection(connection) {
             self.end_receiver(receiver, turn);
         }
+        self.policy_holders.forget(connection);
     }
 
     /// Take the result of a job.
@@ -413,6 +420,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
 fn refused(error: RegistryError) -> EngineError {
     match error {
         RegistryError::DeviceNotFound => EngineError::DeviceNotFound,
+        RegistryError::PolicyNotFound => EngineError::PolicyNotFound,
         RegistryError::ConsumerGroupNotFound => EngineError::ConsumerGroupNotFound,
         RegistryError::ConsumerGroupExists => EngineError::ConsumerGroupExists,
         RegistryError::ConsumerGroupDefault => EngineError::ConsumerGroupInvalid("$Default always exists"),

@@ -75,6 +75,7 @@ impl Request {
             | Request::CancelRead { reader }
             | Request::CloseReader { reader } => reader.partition,
             Request::AuthenticatePolicyKey { .. }
+            | Request::Policy(_)
             | Request::FindConsumerGroup { .. }
             | Request::CreateConsumerGroup { .. }
             | Request::DeleteConsumerGroup { .. }

@@ -9,6 +9,7 @@ mod bulk;
 mod command;
 mod enrolment;
 mod error;
+mod policy;
 mod reply;
 
 use registry::{ConsumerGroupId, DeviceId, ETag, GenerationId, PolicyName, Rights};
@@ -20,6 +21,7 @@ pub use command::{
 };
 pub use enrolment::{Attested, EnrolmentReply, EnrolmentRequest, Page, Proof};
 pub use error::{EngineError, UnauthorizedReason};
+pub use policy::{KeyWish, PolicyDraft, PolicyRequest};
 pub use registry::DeviceDraft;
 pub use reply::{
     Appended, ConsumerGroupView, DeviceCounts, DeviceView, EventBatch, Notice, PartitionStatus, PolicyView,
@@ -521,6 +523,8 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// About policies.
+    Policy(PolicyRequest),
     /// Make every change so far durable and take a snapshot where it is due; used before a clean stop.
     /// Reply: [`Reply::Done`].
     Flush {

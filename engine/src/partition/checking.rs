@@ -8,7 +8,7 @@ use crate::access::{self, Refusal};
 use crate::event_log::EventLog;
 use crate::monitor::{Claim, MonitorEvent, Protocol};
 use crate::request::{
-    ConnectionId, EngineError, Grant, Notice, PolicyView, Principal, Reply, SecretText, SessionEnd, SessionId,
+    ConnectionId, EngineError, Grant, Notice, Principal, Reply, SecretText, SessionEnd, SessionId,
 };
 use crate::sessions::Session;
 
@@ -16,35 +16,52 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     /// Verify a token.
     pub(super) fn authenticate(
         &mut self,
+        connection: ConnectionId,
         token: &SecretText,
         protocol: Protocol,
         turn: &mut Turn<'_>,
     ) -> Result<Reply, EngineError> {
         let now_s = turn.now.wall_ms / 1000;
         let verified = access::verify_token(&self.store, &turn.config.access, token.reveal(), now_s);
-        granted(verified, protocol, turn)
+        self.granted(connection, verified, protocol, turn)
     }
 
     /// Verify the text of a policy's key.
     pub(super) fn authenticate_policy_key(
         &mut self,
+        connection: ConnectionId,
         name: &str,
         key: &SecretText,
         protocol: Protocol,
         turn: &mut Turn<'_>,
     ) -> Result<Reply, EngineError> {
-        granted(access::verify_policy_key(&self.store, name, key.reveal()), protocol, turn)
+        let verified = access::verify_policy_key(&self.store, name, key.reveal());
+        self.granted(connection, verified, protocol, turn)
     }
 
     /// Verify the text of a device's key.
     pub(super) fn authenticate_device_key(
         &mut self,
+        connection: ConnectionId,
         device: &DeviceId,
         key: &SecretText,
         protocol: Protocol,
         turn: &mut Turn<'_>,
     ) -> Result<Reply, EngineError> {
-        granted(access::verify_device_key(&self.store, device, key.reveal()), protocol, turn)
+        let verified = access::verify_device_key(&self.store, device, key.reveal());
+        self.granted(connection, verified, protocol, turn)
+    }
+
+    fn granted(
+        &mut self,
+        connection: ConnectionId,
+        verified: Result<Grant, Refusal>,
+        protocol: Protocol,
+        turn: &mut Turn<'_>,
+    ) -> Result<Reply, EngineError> {
+        let grant = verified.map_err(|refusal| refuse(refusal, protocol, turn))?;
+        self.note_grant(connection, &grant.principal, protocol);
+        Ok(Reply::Authenticated(grant))
     }
 
     /// A device attaches. The newest connection wins: an older one's session ends here and now, so that nothing of it is
@@ -140,21 +157,6 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             self.end_session_with_notice(id, reason, turn);
         }
     }
-
-    /// A policy with its keys.
-    pub(super) fn find_policy(&self, name: &str) -> Result<Reply, EngineError> {
-        let policy = self.store.policy(name).ok_or(EngineError::PolicyNotFound)?;
-        let (name, rights, keys) = (policy.name.clone(), policy.rights, policy.keys.clone());
-        Ok(Reply::Policy(Box::new(PolicyView { name, rights, keys })))
-    }
-}
-
-fn granted(
-    verified: Result<Grant, Refusal>,
-    protocol: Protocol,
-    turn: &mut Turn<'_>,
-) -> Result<Reply, EngineError> {
-    verified.map(Reply::Authenticated).map_err(|refusal| refuse(refusal, protocol, turn))
 }
 
 /// Leave word that a grant does not let its holder act for a device.

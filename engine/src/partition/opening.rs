@@ -122,6 +122,7 @@ fn try_open<S: Storage>(
         ),
         space_lacks: false,
         sessions: Sessions::new(id, config.limits.session_count_max),
+        policy_holders: Default::default(),
         reading: Reading::new(Readers::new(id, config.limits.reader_count_max)),
         appends: Default::default(),
         unattached: Default::default(),

@@ -161,6 +161,8 @@ pub enum Reply {
     Enrolment(EnrolmentReply),
     /// The policy.
     Policy(Box<PolicyView>),
+    /// All policies, by name.
+    Policies(Vec<PolicyView>),
 }
 
 /// Counts of one partition.
@@ -212,6 +214,11 @@ pub enum Notice {
     ReceiverEnded {
         /// Which.
         receiver: ReceiverId,
+    },
+    /// A policy was changed or deleted: what rests on a grant of it ends.
+    PolicyChanged {
+        /// Which.
+        name: PolicyName,
     },
     /// The reader's consumer group was deleted. A waiting read is answered with [`EngineError::ReaderEnded`] behind this.
     ReaderGroupDeleted {

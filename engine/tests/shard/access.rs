@@ -3,7 +3,7 @@
 use engine::monitor::{Claim, MonitorEvent, Protocol};
 use engine::request::*;
 use registry::sas::sign;
-use registry::{DeviceKey, DeviceStatus, KeyForm, Rights};
+use registry::{DeviceKey, DeviceStatus, KeyForm, PolicyName, Rights};
 
 use crate::world::{START_MS, World, connection, device};
 
@@ -189,4 +189,77 @@ fn tokens_for_another_host_are_refused_where_hosts_are_named() {
     check("other.test/devices/device-0", NOW_S + 60, Err(UnauthorizedReason::NotCovered));
     check("hub.test/devices/device-0", NOW_S - 300, Ok(()));
     check("hub.test/devices/device-0", NOW_S - 301, Err(UnauthorizedReason::Expired));
+}
+
+#[test]
+fn a_policy_that_changes_takes_its_grants_with_it() {
+    let mut world = World::new(1);
+    let name = |text: &str| PolicyName::parse(text).unwrap();
+    let policy_token = |world: &mut World, name: &str| {
+        let reply = world.ask(connection(9), Request::FindPolicy { name: name.to_owned() });
+        let Reply::Policy(policy) = reply else { panic!("{reply:?}") };
+        token("hub.test", &policy.keys.primary, NOW_S + 60, Some(name))
+    };
+    let ask = |token: &SecretText, protocol| {
+        let (partition, token) = (PartitionId(0), token.clone());
+        Request::Authenticate { partition, token, protocol }
+    };
+    let renew = |name: PolicyName| {
+        let (primary_key, secondary_key) = (KeyWish::New, KeyWish::Keep);
+        Request::Policy(PolicyRequest::Put(PolicyDraft { name, rights: None, primary_key, secondary_key }))
+    };
+    let good = policy_token(&mut world, "service");
+    let other = policy_token(&mut world, "device");
+    for (slot, token, protocol) in [
+        (1, &good, Protocol::Amqps),
+        (2, &good, Protocol::Https),
+        (3, &other, Protocol::Mqtts),
+        (4, &good, Protocol::MqttsWebSocket),
+        (5, &good, Protocol::Amqps),
+    ] {
+        let reply = world.ask(connection(slot), ask(token, protocol));
+        assert!(matches!(reply, Reply::Authenticated(_)), "{reply:?}");
+    }
+    world.shard.handle_connection_closed(connection(5), world.now);
+    // One whose answer is on its way in the very turn is refused.
+    let late = world.send(connection(6), ask(&good, Protocol::Amqps));
+    let done = world.send(connection(9), renew(name("service")));
+    world.settle();
+    assert!(matches!(world.take(done), Some(Reply::Policy(_))));
+    let stale = Some(Reply::Failed(EngineError::Unauthorized(UnauthorizedReason::Stale)));
+    assert_eq!(format!("{:?}", world.take(late)), format!("{stale:?}"));
+    let mut told: Vec<u32> = std::mem::take(&mut world.notices)
+        .into_iter()
+        .map(|(connection, notice)| {
+            assert!(
+                matches!(&notice, Notice::PolicyChanged { name } if name.as_str() == "service"),
+                "{notice:?}"
+            );
+            connection.slot
+        })
+        .collect();
+    told.sort();
+    assert_eq!(told, [1, 4, 6]);
+    let refused = world.refused(connection(1), ask(&good, Protocol::Amqps));
+    assert_eq!(refused, EngineError::Unauthorized(UnauthorizedReason::Signature));
+
+    // It is so for good, and a policy that is deleted stays away.
+    let Reply::Done =
+        world.ask(connection(9), Request::Policy(PolicyRequest::Delete { name: "device".into() }))
+    else {
+        panic!("not deleted")
+    };
+    assert_eq!(world.notices.len(), 1);
+    let mut world = world.cut_power(7);
+    for token in [&good, &other] {
+        let refused = world.refused(connection(1), ask(token, Protocol::Amqps));
+        assert_eq!(refused, EngineError::Unauthorized(UnauthorizedReason::Signature));
+    }
+    let reply = world.ask(connection(9), Request::Policy(PolicyRequest::List));
+    let Reply::Policies(policies) = reply else { panic!("{reply:?}") };
+    let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!(names, ["iothubowner", "registryRead", "registryReadWrite", "service"]);
+    assert!(matches!(world.ask(connection(9), renew(name("service"))), Reply::Policy(_)));
+    let unknown = world.refused(connection(9), renew(name("device")));
+    assert_eq!(unknown, EngineError::PolicyNotFound);
 }
