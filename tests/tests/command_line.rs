@@ -179,3 +179,37 @@ fn jobs() {
         assert_eq!(json(&hub.command_output(&["job", "show", &id]))["status"], "cancelled");
     });
 }
+
+#[test]
+fn policies() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "1"]);
+        let rows = || -> Vec<String> {
+            let table = hub.command_output(&["policy", "list"]);
+            table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+        };
+        assert_eq!(rows().len(), 6, "a header and the five of every hub");
+        assert_eq!(
+            hub.command_output(&["policy", "create", "auditor", "--rights", "RegistryRead"]),
+            "created auditor"
+        );
+        assert!(rows().contains(&"auditor RegistryRead".to_owned()), "{:?}", rows());
+        let before = hub.policy_connection_string("auditor");
+        assert_eq!(
+            hub.command_output(&["policy", "renew", "auditor", "--key", "primary"]),
+            "renewed auditor"
+        );
+        let after = hub.policy_connection_string("auditor");
+        assert_ne!(before, after);
+        hub.command_output(&["policy", "renew", "auditor", "--key", "secondary"]);
+        assert_eq!(hub.policy_connection_string("auditor"), after, "the other key stays");
+        hub.command_output(&["policy", "create", "auditor", "--rights", "RegistryRead,ServiceConnect"]);
+        assert!(rows().contains(&"auditor RegistryRead, ServiceConnect".to_owned()), "{:?}", rows());
+        assert_eq!(hub.policy_connection_string("auditor"), after, "its keys stay");
+        assert!(complaint(&hub, &["policy", "create", "x", "--rights", "Everything"]).contains("rights are"));
+        assert!(complaint(&hub, &["policy", "renew", "nobody", "--key", "primary"]).contains("not found"));
+        assert_eq!(hub.command_output(&["policy", "delete", "auditor"]), "deleted auditor");
+        assert!(complaint(&hub, &["policy", "delete", "auditor"]).contains("not found"));
+        assert_eq!(rows().len(), 6);
+    });
+}

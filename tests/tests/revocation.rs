@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
+use tests::amqp::{Peer, converse, detached, send};
 use tests::hub::Hub;
 use tests::mqtt::{self, Stream};
 use tests::namespace::{Needs, run};
-use tests::sas::{foreign_key, now_s, token};
+use tests::sas::{ConnectionString, foreign_key, now_s, token};
 use tests::service::Service;
+use tests::telemetry::message;
 
 const DEVICE_COUNT: usize = 150;
 
@@ -166,5 +168,67 @@ fn revoked_devices_are_cut_off_and_no_others() {
             );
             assert!(quantile(99) < 1_000_000, "{name}: {} us", quantile(99));
         }
+    });
+}
+
+/// A policy's key is renewed: links and connections that came with it end within a second, and its tokens are refused from then on,
+/// after a kill too. A device of its own key and a back end of another policy go on.
+#[test]
+fn a_policy_that_changes_ends_what_rests_on_it() {
+    run(Needs::LowPorts, || {
+        let mut hub = Hub::start(&["--cores", "2"]);
+        let service = hub.service();
+        let devices = service.create_devices("d", 3);
+        let policy = |hub: &Hub, name: &str| {
+            let text = hub.policy_connection_string(name);
+            Service::new(hub.host(), hub.tls(), &ConnectionString::parse(&text))
+        };
+        let (back_end, acting) = (policy(&hub, "service"), policy(&hub, "device"));
+        let connect = |hub: &Hub, device: &str, token: &str| {
+            mqtt::connect(&hub.host(), hub.tls(), device, token).expect("the hub answers")
+        };
+        let own = token(&format!("{}/devices/d1", hub.host()), &devices[1].key, now_s() + 3600, None);
+        let (mut own_stream, code) = connect(&hub, "d1", &own);
+        assert_eq!(code, 0);
+        let (mut stream, code) = connect(&hub, "d0", &acting.token());
+        assert_eq!(code, 0, "the policy acts as any device");
+        converse(async {
+            let mut peer = Peer::back_end(&hub, &back_end).await;
+            let mut commands = peer.command_sender().await.expect("the policy may send");
+            let mut gateway = Peer::back_end(&hub, &acting).await;
+            let mut events = gateway.telemetry("d2").await.expect("the policy acts as any device");
+            let renew = |name: &'static str| {
+                let output = hub.command_output(&["policy", "renew", name, "--key", "primary"]);
+                assert_eq!(output, format!("renewed {name}"));
+                Instant::now()
+            };
+            let answered = renew("service");
+            let refusal = detached(&mut commands, Duration::from_secs(10)).await.expect("the link ends");
+            let late = Instant::now().saturating_duration_since(answered);
+            assert_eq!(refusal.condition, "amqp:unauthorized-access");
+            assert!(late < Duration::from_secs(1), "{late:?} after the answer");
+            send(&mut events, message(b"another policy".to_vec())).await.expect("it goes on");
+
+            let answered = renew("device");
+            let refusal = detached(&mut events, Duration::from_secs(10)).await.expect("the link ends");
+            assert_eq!(refusal.condition, "amqp:unauthorized-access");
+            stream.sock.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            let ended = is_over(&mut stream);
+            assert!(ended, "the device that came with the policy's token");
+            let late = Instant::now().saturating_duration_since(answered);
+            assert!(late < Duration::from_secs(1), "{late:?} after the answer");
+        });
+        own_stream.sock.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
+        assert!(!is_over(&mut own_stream), "a device of its own key goes on");
+        let refused = |hub: &Hub| {
+            assert_eq!(connect(hub, "d0", &acting.token()).1, 5);
+            assert_eq!(back_end.request("GET", "/statistics/service", &[], None).status, 401);
+            let renewed = policy(hub, "service");
+            assert_eq!(renewed.request("GET", "/statistics/service", &[], None).status, 200);
+        };
+        refused(&hub);
+        hub.kill();
+        hub.run();
+        refused(&hub);
     });
 }

@@ -13,6 +13,7 @@ mod events;
 mod identity;
 mod jobs;
 mod keys;
+mod policies;
 mod provisioning;
 mod query;
 mod receipts;

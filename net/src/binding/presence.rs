@@ -6,6 +6,7 @@
 //! are kept here: what a full engine did not take is offered again, and whoever waits longer than
 //! [`limits::REFUSED_MS_MAX`] is told that it is throttled.
 
+mod end;
 mod flight;
 pub mod limits;
 
@@ -13,15 +14,16 @@ use std::collections::VecDeque;
 
 use engine::monitor::Protocol;
 use engine::request::{
-    AppendView, Caller, EngineError, EventView, Grant, Holder, LockToken, LockedCommand, Notice, ReceiverId,
-    Reply, Request, SecretText, SessionEnd, SessionId, Settlement, UnauthorizedReason,
+    AppendView, Caller, EngineError, EventView, Grant, Holder, LockToken, LockedCommand, Notice, Principal,
+    ReceiverId, Reply, Request, SecretText, SessionId, Settlement, UnauthorizedReason,
 };
-use registry::{DeviceId, SasToken};
+use registry::{DeviceId, PolicyName, SasToken};
 
 use super::{Context, token};
 use crate::strangers::is_refused_login;
 use flight::Flight;
 
+pub use end::End;
 pub use flight::EventShape;
 
 /// One device's presence. `A` is what the protocol calls an event by when it acknowledges it.
@@ -45,6 +47,8 @@ pub struct Presence<A> {
     refused_since_ms: Option<u64>,
     /// When the token ends, on the monotonic clock.
     expiry_ms: Option<u64>,
+    /// Whose token it is, where it is a policy's.
+    policy: Option<PolicyName>,
 }
 
 /// How far the device has come.
@@ -94,31 +98,6 @@ pub enum Told {
     Answer(Reply),
     /// The presence is over, and the connection with it.
     Over(End),
-}
-
-/// Why a presence is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The engine ended the session: a newer connection of the device, or a change of its identity.
-    Ended(SessionEnd),
-    /// The token has expired.
-    Expired,
-    /// The engine had no room for the device's events for too long.
-    Throttled,
-    /// An event will not be stored.
-    NotStored(EngineError),
-}
-
-impl End {
-    /// The engine's word for it.
-    pub fn error(self) -> EngineError {
-        match self {
-            Self::Ended(end) => EngineError::SessionEnded(Some(end)),
-            Self::Expired => EngineError::Unauthorized(UnauthorizedReason::Expired),
-            Self::Throttled => EngineError::Busy,
-            Self::NotStored(error) => error,
-        }
-    }
 }
 
 /// What the engine asks of whoever logs in.
@@ -214,6 +193,7 @@ impl<A> Default for Presence<A> {
             retry_at_ms: None,
             refused_since_ms: None,
             expiry_ms: None,
+            policy: None,
         }
     }
 }
@@ -252,7 +232,8 @@ impl<A> Presence<A> {
     /// See [`Binding::home`](super::Binding::home).
     pub fn home(&self) -> Option<DeviceId> {
         match &self.phase {
-            Phase::Verified(device, _) => Some(device.clone()),
+            // With a policy's token the connection stays where the policy's partition knows it.
+            Phase::Verified(device, _) if self.policy.is_none() => Some(device.clone()),
             _ => None,
         }
     }
@@ -389,6 +370,10 @@ impl<A> Presence<A> {
                 self.session = None;
                 self.end(End::Ended(reason))
             }
+            Notice::PolicyChanged { name } if self.policy.as_ref() == Some(&name) => match self.phase {
+                Phase::Over => None,
+                _ => self.end(End::Revoked),
+            },
             Notice::ReceiverEnded { receiver: ended } => match self.commands {
                 Commands::Open { receiver, .. } if receiver == ended => {
                     self.commands = Commands::None;
@@ -551,6 +536,10 @@ impl<A> Presence<A> {
         let Phase::Authenticating(device) = &self.phase else { return None };
         match reply {
             Reply::Authenticated(grant) => {
+                self.policy = match &grant.principal {
+                    Principal::Policy { name, .. } => Some(name.clone()),
+                    Principal::Device { .. } => None,
+                };
                 self.phase = Phase::Verified(device.clone(), Box::new(grant));
                 None
             }

@@ -130,7 +130,10 @@ fn of_registry(error: &RegistryError) -> Entry {
         RegistryError::EnrolmentExists => (409_201, "EnrollmentConflict", NOT_ALLOWED),
         RegistryError::EnrolmentNotFound => (404_201, "EnrollmentNotFound", NOT_FOUND),
         RegistryError::RegistrationNotFound => (404_202, "RegistrationNotFound", NOT_FOUND),
-        RegistryError::EnrolmentsExhausted { .. } | RegistryError::RegistrationsExhausted { .. } => {
+        RegistryError::PolicyNotFound => (404_000, "PolicyNotFound", NOT_FOUND),
+        RegistryError::EnrolmentsExhausted { .. }
+        | RegistryError::RegistrationsExhausted { .. }
+        | RegistryError::PoliciesExhausted { .. } => {
             (403_002, "IotHubQuotaExceeded", RESOURCE_LIMIT_EXCEEDED)
         }
         RegistryError::PreconditionFailed => (412_001, "PreconditionFailed", MS_PRECONDITION_FAILED),
@@ -138,6 +141,7 @@ fn of_registry(error: &RegistryError) -> Entry {
         | RegistryError::InvalidKey(_)
         | RegistryError::InvalidReason { .. }
         | RegistryError::InvalidPolicyName
+        | RegistryError::LastPolicy
         | RegistryError::InvalidConsumerGroupName
         | RegistryError::ConsumerGroupDefault => INVALID,
         RegistryError::ConsumerGroupExists => CONSUMER_GROUP_EXISTS,

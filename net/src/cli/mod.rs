@@ -8,6 +8,7 @@ mod https;
 mod job;
 mod log;
 mod monitor;
+mod policy;
 mod reader;
 mod send;
 mod sender;
@@ -43,6 +44,8 @@ enum Command {
     Job(job::Arguments),
     /// Create, list and delete consumer groups
     ConsumerGroup(consumer_group::Arguments),
+    /// List, create, renew and delete shared access policies
+    Policy(policy::Arguments),
     /// Send a command to a device
     Send(send::Arguments),
     /// Print events as they arrive
@@ -91,6 +94,7 @@ pub fn run() -> ExitCode {
         Command::Enrolment(arguments) => enrolment::run(&arguments),
         Command::Job(arguments) => job::run(&arguments),
         Command::ConsumerGroup(arguments) => consumer_group::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Monitor(arguments) => monitor::run(&arguments),
         Command::Log(arguments) => log::run(&arguments),
@@ -158,6 +162,10 @@ mod tests {
             "enrolment delete line-1 --group --data d",
             "enrolment key line-1 pump-7 --secondary --data d",
             "enrolment scope --data d",
+            "policy list --data d",
+            "policy create reader --rights RegistryRead,ServiceConnect --data d",
+            "policy renew service --key secondary --data d",
+            "policy delete reader --data d",
             "send dev-1 open --data d",
             "send dev-1 open --data d --ack Negative --ttl 90s --property a=b --property c= --message-id m \
              --correlation-id c --wait",
@@ -187,6 +195,8 @@ mod tests {
             "monitor --data d --from yesterday",
             "monitor --data d --partition -1",
             "enrolment create g --group --device d --data d",
+            "policy create reader --data d",
+            "policy renew service --key both --data d",
             "send",
             "send dev-1 --data d",
             "send dev-1 open --data d --ack maybe",

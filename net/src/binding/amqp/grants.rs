@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use engine::request::{Grant, Principal};
-use registry::{DeviceId, Rights};
+use registry::{DeviceId, PolicyName, Rights};
 
 use crate::binding::address::Resource;
 
@@ -63,16 +63,14 @@ impl Grants {
         })
     }
 
-    /// The one device that the connection's only token is for: its own, or a policy's for that device alone.
+    /// The one device that the connection's only token is for, its own. Where it is a policy's, the connection stays where the
+    /// policy's partition knows it.
     pub fn sole_device(&self) -> Option<DeviceId> {
         let mut grants = self.by_resource.values();
         let (Some(grant), None) = (grants.next(), grants.next()) else { return None };
-        match (&grant.principal, grant.resource.as_slice()) {
-            (Principal::Device { device, .. }, _) => Some(device.clone()),
-            (Principal::Policy { .. }, [root, device, ..]) if root.eq_ignore_ascii_case("devices") => {
-                DeviceId::parse(device).ok()
-            }
-            _ => None,
+        match &grant.principal {
+            Principal::Device { device, .. } => Some(device.clone()),
+            Principal::Policy { .. } => None,
         }
     }
 
@@ -96,6 +94,14 @@ impl Grants {
         self.by_resource.len() < count
     }
 
+    /// Drop what rests on a policy that has changed; whether anything was dropped.
+    pub fn revoke(&mut self, policy: &PolicyName) -> bool {
+        let count = self.by_resource.len();
+        self.by_resource
+            .retain(|_, grant| !matches!(&grant.principal, Principal::Policy { name, .. } if name == policy));
+        self.by_resource.len() < count
+    }
+
     /// When to look for expired grants next, seconds since 1970.
     pub fn next_expiry_s(&self) -> Option<u64> {
         self.next_expiry_s
@@ -104,7 +110,7 @@ impl Grants {
 
 #[cfg(test)]
 mod tests {
-    use registry::{GenerationId, PolicyName};
+    use registry::GenerationId;
 
     use super::*;
 
@@ -150,7 +156,7 @@ mod tests {
         assert_eq!(grants.sole_device(), None);
         let mut acting = Grants::new(4);
         acting.put(policy(Rights::DEVICE_CONNECT, &["devices", "dev1"], 10), "h").unwrap();
-        assert_eq!(acting.sole_device(), Some(id("dev1")));
+        assert_eq!(acting.sole_device(), None);
         assert!(grants.for_service(&Resource::management("h")).is_some());
         assert!(grants.for_device(&id("dev1")).is_none());
         let mut narrow = Grants::new(4);
@@ -181,5 +187,19 @@ mod tests {
         assert!(grants.for_device(&id("a")).is_some());
         assert!(grants.expire(31, 0) && grants.is_empty());
         assert_eq!(grants.next_expiry_s(), None);
+    }
+
+    #[test]
+    fn a_policy_that_changes_takes_its_grants_and_no_others() {
+        let name = |text| PolicyName::parse(text).unwrap();
+        let mut grants = Grants::new(4);
+        grants.put(policy(Rights::ALL, &["devices", "a"], 10), "h").unwrap();
+        grants.put(policy(Rights::ALL, &[], 10), "h").unwrap();
+        grants.put(device("b", 10), "h").unwrap();
+        assert!(!grants.revoke(&name("other")));
+        assert!(grants.for_device(&id("a")).is_some());
+        assert!(grants.revoke(&name("service")));
+        assert!(grants.for_device(&id("a")).is_none() && grants.for_device(&id("b")).is_some());
+        assert!(!grants.revoke(&name("service")));
     }
 }

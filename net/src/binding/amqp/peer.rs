@@ -114,6 +114,11 @@ impl Peer {
                 let status = Status::of(&EngineError::SessionEnded(Some(reason)));
                 self.end_session(turn, session, &status);
             }
+            Notice::PolicyChanged { name } => {
+                if turn.shared.grants.revoke(&name) && self.phase == Phase::Talking {
+                    self.end_ungranted(turn);
+                }
+            }
             notice => {
                 if !self.outlets.handle_notice(turn, &notice) {
                     self.readers.handle_notice(turn, &notice);
@@ -306,29 +311,31 @@ impl Peer {
     /// End what rests on tokens that have expired.
     fn check_tokens(&mut self, turn: &mut Turn<'_, '_>) {
         if turn.shared.grants.expire(turn.hub.now.wall_ms / 1000, turn.hub.hub.token_skew_s) {
-            if self.login.is_plain() && turn.shared.grants.is_empty() {
-                return self.close(
-                    turn,
-                    condition::UNAUTHORIZED_ACCESS,
-                    "The token of the connection has expired.",
-                );
-            }
-            for session in self.sessions.expired(turn) {
-                self.end_session(turn, session, &expired_status());
-                turn.tell(Request::CloseSession { session });
-            }
-            self.readers.handle_expiry(turn);
-            self.inlets.handle_expiry(turn);
-            self.outlets.handle_expiry(turn);
-            if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
-                for link in self.nodes.links(Node::Management) {
-                    self.nodes.handle_detached(link);
-                    turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
-                }
-            }
+            self.end_ungranted(turn);
         }
-        if self.login.is_overdue(turn) {
+        if self.phase == Phase::Talking && self.login.is_overdue(turn) {
             self.close(turn, condition::CONNECTION_FORCED, "No token was put to $cbs in time.");
+        }
+    }
+
+    /// Some grants are gone: end what no other grant allows.
+    fn end_ungranted(&mut self, turn: &mut Turn<'_, '_>) {
+        if self.login.is_plain() && turn.shared.grants.is_empty() {
+            let text = "The token of the connection is no longer good.";
+            return self.close(turn, condition::UNAUTHORIZED_ACCESS, text);
+        }
+        for session in self.sessions.expired(turn) {
+            self.end_session(turn, session, &expired_status());
+            turn.tell(Request::CloseSession { session });
+        }
+        self.readers.handle_expiry(turn);
+        self.inlets.handle_expiry(turn);
+        self.outlets.handle_expiry(turn);
+        if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
+            for link in self.nodes.links(Node::Management) {
+                self.nodes.handle_detached(link);
+                turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
+            }
         }
     }
 

@@ -99,6 +99,7 @@ mod tests {
     use registry::{DeviceKey, GenerationId, KeyForm, PolicyName, Rights, sas};
 
     use super::*;
+    use crate::binding::http::policies::PolicyRoute;
 
     fn hub() -> HubInfo {
         HubInfo {
@@ -163,7 +164,7 @@ mod tests {
         check(Rights::SERVICE_CONNECT | Rights::DEVICE_CONNECT, &[], get(), false);
         check(Rights::SERVICE_CONNECT, &[], Route::ListGroups, true);
         check(Rights::REGISTRY_WRITE, &[], Route::PutGroup("g".into()), false);
-        check(Rights::ALL, &[], Route::GetPolicy("service".into()), false);
+        check(Rights::ALL, &[], Route::Policy(PolicyRoute::Get("service".into())), false);
         let principal =
             Principal::Device { device: device("dev1"), generation: GenerationId(1), keys_version: 1 };
         let grant = Grant { principal, resource: Vec::new(), expires_s: 0 };

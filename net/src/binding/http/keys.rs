@@ -25,8 +25,9 @@ struct Body {
     devices: Vec<Named>,
 }
 
+/// Which of two keys.
 #[derive(Clone, Copy, Debug, Deserialize)]
-enum Which {
+pub(super) enum Which {
     #[serde(rename = "primaryKey", alias = "primary", alias = "PrimaryKey")]
     Primary,
     #[serde(rename = "secondaryKey", alias = "secondary", alias = "SecondaryKey")]

@@ -5,6 +5,7 @@ mod parse;
 use engine::request::{LockToken, PartitionId, Settlement};
 use registry::{DeviceId, Rights};
 
+use super::policies::PolicyRoute;
 use super::provisioning::{ProvisioningRoute, Registering};
 
 /// Bytes of a body that most routes take: one identity is far below.
@@ -61,8 +62,8 @@ pub(super) enum Route {
     GetCheckpoint(String, PartitionId),
     /// `PUT /consumerGroups/{name}/checkpoints/{partition}`.
     PutCheckpoint(String, PartitionId),
-    /// `GET /policies/{name}`.
-    GetPolicy(String),
+    /// What is about policies.
+    Policy(PolicyRoute),
     /// What belongs to provisioning.
     Provisioning(ProvisioningRoute),
     /// `POST /devices/keys/regenerate`.
@@ -124,7 +125,7 @@ impl Route {
             | Self::GetCheckpoint(..)
             | Self::PutCheckpoint(..) => Needs::Rights(Rights::SERVICE_CONNECT),
             Self::SendEvents(_) | Self::ReceiveCommand(_) | Self::SettleCommand(..) => Needs::Device,
-            Self::GetPolicy(_) => Needs::Administrator,
+            Self::Policy(_) => Needs::Administrator,
             Self::Provisioning(route) => route.needs(),
         }
     }
@@ -177,7 +178,7 @@ impl Route {
             Self::ListCheckpoints(name) | Self::GetCheckpoint(name, _) | Self::PutCheckpoint(name, _) => {
                 vec!["consumerGroups", name, "checkpoints"]
             }
-            Self::GetPolicy(name) => vec!["policies", name],
+            Self::Policy(route) => route.resource(),
             Self::Provisioning(route) => route.resource(),
             Self::RegenerateKeys => vec!["devices", "keys", "regenerate"],
             Self::ListConfigurations => vec!["configurations"],

@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use engine::monitor::Protocol;
 use engine::request::{
-    ConsumerGroupView, DeviceCounts, DeviceView, Holder, IfMatch, PartitionId, PolicyView, Reply, Request,
+    ConsumerGroupView, DeviceCounts, DeviceView, Holder, IfMatch, PartitionId, Reply, Request,
     SequenceNumber, UnattachedAppend,
 };
-use registry::{DeviceId, Rights};
+use registry::DeviceId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -20,6 +20,7 @@ use crate::binding::http::events::EventsHead;
 use crate::binding::http::identity::{Identity, read_draft, read_if_match, read_object};
 use crate::binding::http::jobs::{AskedJobs, Shape, read_job};
 use crate::binding::http::keys::NewKeys;
+use crate::binding::http::policies::policy_json;
 use crate::binding::http::provisioning::{Provisioning, Step};
 use crate::binding::http::query::Query;
 use crate::binding::http::receipts::Search;
@@ -78,7 +79,7 @@ pub(super) enum Work {
     CheckpointWritten { number: u64 },
     /// All partitions' checkpoints.
     AllCheckpoints { found: Vec<Option<u64>>, replies_left: u16 },
-    /// The policy.
+    /// A policy, all policies, or that one is gone.
     Policy,
     /// The events' durability.
     EventsSent,
@@ -230,7 +231,7 @@ impl Work {
                 (Self::Query(Box::new(query)), questions)
             }
             Route::Provisioning(_) => return Err(confused()),
-            Route::GetPolicy(name) => (Self::Policy, vec![Request::FindPolicy { name }]),
+            Route::Policy(route) => (Self::Policy, vec![route.question(&call.body)?]),
             Route::ListConfigurations | Route::GetConfiguration(_) => return Err(confused()),
             Route::RegenerateKeys => {
                 let (keys, questions) = NewKeys::begin(&call.body)?;
@@ -349,6 +350,10 @@ impl Work {
             (Self::Receipts(search), reply) => search.take(&reply, partition_count),
             (Self::EventsSent, Reply::Appended { .. }) => done(Answer::no_content()),
             (Self::Policy, Reply::Policy(policy)) => done(Answer::json(&policy_json(&policy))),
+            (Self::Policy, Reply::Policies(policies)) => {
+                done(Answer::json(&policies.iter().map(policy_json).collect::<Vec<_>>()))
+            }
+            (Self::Policy, Reply::Done) => done(Answer::no_content()),
             _ => Err(confused()),
         }
     }
@@ -442,21 +447,4 @@ fn group_json(group: &ConsumerGroupView) -> Value {
 fn checkpoints_answer(found: &[Option<u64>]) -> Answer {
     let checkpoint = |(partition, number): (usize, &Option<u64>)| json!({ "partition": partition, "sequenceNumber": number });
     Answer::json(&found.iter().enumerate().map(checkpoint).collect::<Vec<_>>())
-}
-
-/// In the shape of Azure's resource manager.
-fn policy_json(policy: &PolicyView) -> Value {
-    let names = [
-        (Rights::REGISTRY_READ, "RegistryRead"),
-        (Rights::REGISTRY_WRITE, "RegistryWrite"),
-        (Rights::SERVICE_CONNECT, "ServiceConnect"),
-        (Rights::DEVICE_CONNECT, "DeviceConnect"),
-    ];
-    let held = names.into_iter().filter(|(right, _)| policy.rights.contains(*right)).map(|(_, name)| name);
-    json!({
-        "keyName": policy.name.as_str(),
-        "rights": held.collect::<Vec<_>>().join(", "),
-        "primaryKey": policy.keys.primary.to_base64(),
-        "secondaryKey": policy.keys.secondary.to_base64(),
-    })
 }

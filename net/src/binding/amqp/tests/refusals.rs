@@ -1,10 +1,14 @@
 //! Who is refused or cut off, through the real engine.
 
-use engine::request::{DeviceCounts, IfMatch, PartitionId, Reply, Request};
-use registry::{DeviceId, DeviceStatus, KeyForm, sas};
+use engine::request::{
+    DeviceCounts, IfMatch, KeyWish, PartitionId, PolicyDraft, PolicyRequest, Reply, Request,
+};
+use net_amqp::SaslRole;
+use net_amqp::sasl::plain_response;
+use registry::{DeviceId, DeviceStatus, KeyForm, PolicyName, sas};
 
 use super::hub::{Hub, Wish, key};
-use super::wire::telemetry;
+use super::wire::{Seen, telemetry};
 use crate::binding::amqp::limits;
 
 fn device_hub() -> Hub {
@@ -108,6 +112,59 @@ fn a_disabled_deleted_or_rekeyed_device_is_cut_off_at_once() {
         hub.send(wire, other, &telemetry(b"x"));
         assert_eq!(hub.wires[wire].accepted(other).len(), 1, "the other device lives on");
     }
+}
+
+/// Everything on the connection that rests on the policy ends, however it came in; what rests on something else lives on.
+#[test]
+fn a_policy_that_changes_cuts_off_what_rests_on_it() {
+    let mut hub = device_hub();
+    let back_end = hub.connect_policy("service", 1);
+    let reader = hub.attach_reader(back_end, 0, Wish::default()).unwrap();
+    let receipts = hub.attach_receiver(back_end, "/messages/serviceBound/feedback").unwrap();
+    let commands = hub.attach_sender(back_end, "/messages/devicebound").unwrap();
+    let management = hub.attach_sender(back_end, "$management").unwrap();
+    let gateway = hub.connect_policy("service", 1);
+    let own = hub.attach_device(gateway, "dev-10", 11);
+    let plain =
+        SaslRole::Choose { mechanism: "PLAIN", response: plain_response("service", &key(1).to_base64()) };
+    let plain = hub.accept_with(plain);
+    hub.run();
+    let read = hub.attach_reader(plain, 1, Wish::default()).unwrap();
+    let devices = hub.connect_policy("device", 2);
+    let by_policy = hub.attach_sender(devices, "/devices/dev-1/messages/events").unwrap();
+
+    let put = |hub: &mut Hub, name: &str, number: u8| {
+        let (primary_key, secondary_key) = (KeyWish::Given(key(number)), KeyWish::Keep);
+        let name = PolicyName::parse(name).unwrap();
+        let draft = PolicyDraft { name, rights: None, primary_key, secondary_key };
+        let reply = hub.ask(Request::Policy(PolicyRequest::Put(draft)));
+        assert!(matches!(reply, Reply::Policy(_)), "{reply:?}");
+    };
+    put(&mut hub, "service", 31);
+    for link in [reader, receipts, commands, management] {
+        let ended = hub.wires[back_end].pick(|seen| match seen {
+            Seen::Detached { link: detached, condition, .. } if *detached == link => Some(condition.clone()),
+            _ => None,
+        });
+        assert_eq!(ended.as_deref(), Some("amqp:unauthorized-access"), "{link:?}");
+    }
+    assert!(hub.attach_reader(back_end, 0, Wish::default()).is_err());
+    assert!(hub.wires[plain].closing.is_some(), "it rests on the key alone");
+    assert!(hub.detached(plain, read).is_none());
+    for (wire, link) in [(gateway, own), (devices, by_policy)] {
+        hub.send(wire, link, &telemetry(b"x"));
+        assert_eq!(hub.wires[wire].accepted(link).len(), 1);
+    }
+    put(&mut hub, "device", 32);
+    assert_eq!(hub.detached(devices, by_policy).unwrap().0, "amqp:unauthorized-access");
+
+    // The connection lives on with a token that is good.
+    let resource = "plant7.example";
+    let old = sas::sign(resource, &key(1), KeyForm::Decoded, hub.in_an_hour(), Some("service"));
+    assert_eq!(hub.put_token(back_end, &old).0, 401);
+    let new = sas::sign(resource, &key(31), KeyForm::Decoded, hub.in_an_hour(), Some("service"));
+    assert_eq!(hub.put_token(back_end, &new).0, 200);
+    assert!(hub.attach_reader(back_end, 0, Wish::default()).is_ok());
 }
 
 #[test]

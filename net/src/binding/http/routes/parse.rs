@@ -9,6 +9,7 @@ use registry::DeviceId;
 use super::Route;
 use crate::binding::http::answer::{Refused, invalid, no_method, no_route, no_version};
 use crate::binding::http::commands::read_lock;
+use crate::binding::http::policies::PolicyRoute;
 use crate::binding::http::provisioning::ProvisioningRoute;
 use crate::binding::http::receipts::read_batch_lock;
 
@@ -37,10 +38,7 @@ impl Route {
             "devices" => of_devices(method, rest, &target),
             "messages" => of_receipts(method, rest, partition_count),
             "statistics" => of_statistics(method, rest),
-            "policies" => match rest {
-                [name] => get(method, || Ok(Self::GetPolicy((*name).to_owned()))),
-                _ => Err(no_route()),
-            },
+            "policies" => of_policies(method, rest).map(Self::Policy),
             "configurations" => match rest {
                 [] => get(method, || Ok(Self::ListConfigurations)),
                 [id] => get(method, || Ok(Self::GetConfiguration((*id).to_owned()))),
@@ -111,6 +109,26 @@ fn of_devices(method: &str, rest: &[&str], target: &Target<'_>) -> Result<Route,
         [id, commands] if is(commands, "commands") => match method {
             "DELETE" => Ok(Route::PurgeCommands(device(id)?)),
             _ => Err(no_method("DELETE")),
+        },
+        _ => Err(no_route()),
+    }
+}
+
+fn of_policies(method: &str, rest: &[&str]) -> Result<PolicyRoute, Refused> {
+    match rest {
+        [] => match method {
+            "GET" => Ok(PolicyRoute::List),
+            _ => Err(no_method("GET")),
+        },
+        [name] => match method {
+            "PUT" => Ok(PolicyRoute::Put((*name).to_owned())),
+            "GET" => Ok(PolicyRoute::Get((*name).to_owned())),
+            "DELETE" => Ok(PolicyRoute::Delete((*name).to_owned())),
+            _ => Err(no_method("DELETE, GET, PUT")),
+        },
+        [name, of, word] if is(of, "keys") && is(word, "regenerate") => match method {
+            "POST" => Ok(PolicyRoute::Renew((*name).to_owned())),
+            _ => Err(no_method("POST")),
         },
         _ => Err(no_route()),
     }

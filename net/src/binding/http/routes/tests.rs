@@ -27,7 +27,13 @@ fn routes_of_the_client_packages() {
     assert_eq!(parse("GET /consumerGroups/g/checkpoints"), Ok(Route::ListCheckpoints("g".into())));
     let checkpoint = Route::PutCheckpoint("g".into(), PartitionId(3));
     assert_eq!(parse("PUT /consumerGroups/g/checkpoints/3"), Ok(checkpoint));
-    assert_eq!(parse("GET /policies/service"), Ok(Route::GetPolicy("service".into())));
+    let policy = |route: fn(String) -> PolicyRoute| Ok(Route::Policy(route("service".into())));
+    assert_eq!(parse("GET /policies"), Ok(Route::Policy(PolicyRoute::List)));
+    assert_eq!(parse("PUT /policies/service"), policy(PolicyRoute::Put));
+    assert_eq!(parse("DELETE /policies/service"), policy(PolicyRoute::Delete));
+    assert_eq!(parse("POST /Policies/service/Keys/Regenerate"), policy(PolicyRoute::Renew));
+    assert_eq!(parse("GET /messages/servicebound/Feedback/"), Ok(Route::ReceiveReceipts));
+    assert_eq!(parse("GET /policies/service"), Ok(Route::Policy(PolicyRoute::Get("service".into()))));
 }
 
 #[test]
@@ -56,7 +62,8 @@ fn everything_else_is_not_there() {
         "GET /devices/a/b",
         "GET /devices/a/messages/devicebound/x/y",
         "GET /consumerGroups/g/checkpoints/0/x",
-        "PUT /policies",
+        "GET /policies/service/keys",
+        "GET /messages/serviceBound/filenotifications",
     ] {
         assert_eq!(parse(line), Err(404_000), "{line}");
     }
@@ -66,7 +73,10 @@ fn everything_else_is_not_there() {
         "POST /devices/a/messages/devicebound",
         "GET /devices/a/messages/devicebound/x",
         "DELETE /devices",
-        "PUT /policies/service",
+        "PUT /policies",
+        "POST /policies/service",
+        "GET /policies/service/keys/regenerate",
+        "DELETE /messages/serviceBound/feedback",
         "HEAD /devices/a",
         "put /devices/a",
         "DELETE /consumerGroups/g/checkpoints/1",

@@ -205,6 +205,59 @@ fn any_date_is_an_api_version_and_nothing_else() {
     assert_eq!(hub.get("/devices").0, 200, "clients of our own leave it out");
 }
 
+#[test]
+fn policies_are_made_renewed_and_deleted_by_the_administrator() {
+    let administrator = "Bearer of-this-run";
+    let mut hub = Hub::open(SimDisk::new(24));
+    let ask = |hub: &mut Hub, line: &str, body: Value| hub.request_as(administrator, line, "", &body);
+    let (status, made) =
+        ask(&mut hub, "PUT /policies/auditor", json!({"rights": "registryread, ServiceConnect"}));
+    assert_eq!(
+        (status, &made["keyName"], &made["rights"]),
+        (200, &json!("auditor"), &json!("RegistryRead, ServiceConnect"))
+    );
+    let token = |policy: &Value, key: &str| {
+        sign("hub.test", &device_key(policy[key].as_str().unwrap()), NOW_S + 60, Some("auditor"))
+    };
+    let may_read = |hub: &mut Hub, token: &str| hub.request_as(token, "GET /devices", "", &Value::Null).0;
+    assert_eq!(may_read(&mut hub, &token(&made, "primaryKey")), 200);
+    let (status, renewed) =
+        ask(&mut hub, "POST /policies/auditor/keys/regenerate", json!({"policyKey": "primaryKey"}));
+    assert_eq!((status, &renewed["secondaryKey"]), (200, &made["secondaryKey"]));
+    assert_eq!(may_read(&mut hub, &token(&made, "primaryKey")), 401);
+    assert_eq!(may_read(&mut hub, &token(&made, "secondaryKey")), 200);
+    let mut hub = hub.cut_power();
+    assert_eq!(may_read(&mut hub, &token(&made, "primaryKey")), 401);
+    assert_eq!(may_read(&mut hub, &token(&renewed, "primaryKey")), 200);
+    let given = key(77).to_base64();
+    let (_, less) = ask(&mut hub, "PUT /policies/auditor", json!({"rights": "", "secondaryKey": given}));
+    assert_eq!((&less["rights"], &less["secondaryKey"]), (&json!(""), &json!(given)));
+    assert_eq!(may_read(&mut hub, &token(&renewed, "primaryKey")), 401, "it has no right any more");
+    let (_, listed) = ask(&mut hub, "GET /policies", Value::Null);
+    let names: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|one| one["keyName"].as_str().unwrap()).collect();
+    assert_eq!(names, ["auditor", "device", "owner", "reader", "service", "writer"]);
+    assert_eq!(ask(&mut hub, "DELETE /policies/auditor", Value::Null).0, 204);
+    let mut hub = hub.cut_power();
+    assert_eq!(ask(&mut hub, "GET /policies/auditor", Value::Null).0, 404);
+    for (line, body, expected) in [
+        ("PUT /policies/a%20b", json!({"rights": ""}), 400),
+        ("PUT /policies/new", json!({}), 404),
+        ("PUT /policies/new", json!({"rights": "Everything"}), 400),
+        ("PUT /policies/new", json!({"rights": "", "primaryKey": "short"}), 400),
+        ("POST /policies/nobody/keys/regenerate", json!({"policyKey": "primaryKey"}), 404),
+        ("POST /policies/owner/keys/regenerate", json!({"policyKey": "both"}), 400),
+        ("DELETE /policies/nobody", Value::Null, 404),
+        ("POST /policies", json!({}), 405),
+    ] {
+        assert_eq!(ask(&mut hub, line, body).0, expected, "{line}");
+    }
+    for name in ["device", "owner", "reader", "service"] {
+        assert_eq!(ask(&mut hub, &format!("DELETE /policies/{name}"), Value::Null).0, 204);
+    }
+    assert_eq!(ask(&mut hub, "DELETE /policies/writer", Value::Null).0, 400, "the last one stays");
+}
+
 /// An enrolment whose keys are those of this number; its id.
 fn enrol(hub: &mut Hub, path: &str, seed: u8) {
     let text = key(seed).to_base64();
@@ -280,7 +333,13 @@ fn every_endpoint_with_every_credential() {
         (format!("POST /messages/serviceBound/feedback/{lock}/abandon"), 412),
     ];
     let of_service = [of_service, receipts.to_vec()].concat();
-    let of_administrator = owned(&[("GET /policies/owner", 200)]);
+    let of_administrator = owned(&[
+        ("GET /policies", 200),
+        ("GET /policies/owner", 200),
+        ("PUT /policies/new", 400),
+        ("POST /policies/owner/keys/regenerate", 400),
+        ("DELETE /policies/nobody", 404),
+    ]);
 
     let mut hub = Hub::open(SimDisk::new(13));
     let mut keys = std::collections::BTreeMap::new();

@@ -1,8 +1,8 @@
 //! Who is not let in, and what ends a connection.
 
-use engine::request::{IfMatch, Reply, Request};
+use engine::request::{IfMatch, KeyWish, PolicyDraft, PolicyRequest, Reply, Request};
 use net_mqtt::{Connect, Qos};
-use registry::{DeviceId, KeyForm, sas};
+use registry::{DeviceId, KeyForm, PolicyName, sas};
 
 use super::hub::{Hub, Seen, key};
 use crate::binding::credentials::{DEVICES, HOST, SECOND_LIFE, credentials};
@@ -93,6 +93,30 @@ fn a_disabled_device_is_cut_off_and_not_let_in() {
     let token = hub.device_token("d", 1);
     let connect =
         Connect { user_name: Some(USER_NAME), password: Some(token.as_bytes()), ..Connect::new("d") };
+    assert_eq!(hub.try_connect(&connect).1, Some(5));
+}
+
+#[test]
+fn a_policy_that_changes_cuts_off_those_that_came_with_it() {
+    let mut hub = hub();
+    let expires_s = hub.now.wall_ms / 1000 + 60;
+    let token = sas::sign(&format!("{HOST}/devices/d"), &key(2), KeyForm::Decoded, expires_s, Some("device"));
+    let connect =
+        Connect { user_name: Some(USER_NAME), password: Some(token.as_bytes()), ..Connect::new("d") };
+    let (by_policy, verdict) = hub.try_connect(&connect);
+    assert_eq!(verdict, Some(0));
+    let own = hub.connect("e", 2);
+    let put = |hub: &mut Hub, name: &str| {
+        let (primary_key, secondary_key) = (KeyWish::New, KeyWish::Keep);
+        let name = PolicyName::parse(name).unwrap();
+        let draft = PolicyDraft { name, rights: None, primary_key, secondary_key };
+        let reply = hub.ask(Request::Policy(PolicyRequest::Put(draft)));
+        assert!(matches!(reply, Reply::Policy(_)), "{reply:?}");
+    };
+    put(&mut hub, "service");
+    assert!(!hub.is_closed(by_policy), "another policy");
+    put(&mut hub, "device");
+    assert!(hub.is_closed(by_policy) && !hub.is_closed(own));
     assert_eq!(hub.try_connect(&connect).1, Some(5));
 }
 
