@@ -4,6 +4,8 @@
 //! Nothing that a running log asks for is done on the core's thread but handing it over. Each action is a task that ends
 //! with its answer, which is left for [`Storage::poll_done`] and rings the core's bell.
 
+mod persistence;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -17,12 +19,13 @@ use segment_log::storage::disk::{
     AlignedBuffer, DiskConfig, DiskDirectory, DiskFile, DiskStorage, map_segment,
 };
 use segment_log::storage::{
-    BLOCK_BYTES, Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile,
-    SegmentNumber, Storage, StorageError, Window,
+    Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile, SegmentNumber,
+    Storage, StorageError, Window,
 };
 
 use crate::buffer::{DmaBlock, dma_copy_of};
 use crate::helper::{Helpers, Lane};
+use persistence::Persistence;
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
@@ -230,26 +233,23 @@ impl Inner {
             SegmentHandle::Ring(file) => file,
             SegmentHandle::Helper(file) => return self.write_by_helper(file, position, buffer, bytes).await,
         };
-        let mut written = 0;
-        while written < bytes {
+        let mut course = Persistence::write(bytes);
+        loop {
+            let written = course.done();
             let rest =
                 if written == 0 { buffer.head(bytes) } else { dma_copy_of(&buffer.bytes()[written..bytes]) };
             match file.write_rc_at(rest, position + written as u64).await {
-                Ok(0) => return Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace }),
-                // What follows a short write must begin at a block again.
-                Ok(count) => {
-                    written += if written + count < bytes { count - count % BLOCK_BYTES } else { count }
-                }
+                Ok(count) if course.wrote(count)? => return Ok(()),
+                Ok(_) => {}
                 Err(error) if refuses_direct(&error) => {
                     let handle = self.helper_handle(segment).await?;
                     self.files.borrow_mut().insert(segment, handle.clone());
                     let SegmentHandle::Helper(file) = handle else { unreachable!("it was just made") };
                     return self.write_by_helper(file, position, buffer, bytes).await;
                 }
-                Err(error) => return Err(failed(Operation::Write, &error)),
+                Err(error) => go_on(&mut course, Operation::Write, &error)?,
             }
         }
-        Ok(())
     }
 
     async fn write_by_helper(
@@ -271,7 +271,11 @@ impl Inner {
     async fn sync(&self, segment: SegmentNumber) -> Result<(), StorageError> {
         match self.handle(segment).await? {
             SegmentHandle::Ring(file) => {
-                file.fdatasync().await.map_err(|error| failed(Operation::Sync, &error))
+                let mut course = Persistence::sync();
+                while let Err(error) = file.fdatasync().await {
+                    go_on(&mut course, Operation::Sync, &error)?;
+                }
+                Ok(())
             }
             SegmentHandle::Helper(file) => {
                 let mut directory = self.directory.clone();
@@ -378,6 +382,18 @@ fn refuses_direct(error: &GlommioError<()>) -> bool {
     io_error(error)
         .and_then(std::io::Error::raw_os_error)
         .is_some_and(|code| code == invalid || code == not_supported)
+}
+
+/// Ok where the operation was only interrupted.
+fn go_on(
+    course: &mut Persistence,
+    operation: Operation,
+    error: &GlommioError<()>,
+) -> Result<(), StorageError> {
+    match io_error(error) {
+        Some(error) => course.refused(error),
+        None => Err(failed(operation, error)),
+    }
 }
 
 fn failed(operation: Operation, error: &GlommioError<()>) -> StorageError {
