@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::Sha256;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
 use crate::audience::Audience;
 use crate::credential::DeviceKey;
@@ -97,17 +97,14 @@ impl<'a> SasToken<'a> {
     /// Whether one of the keys signed it and it has not ended at `now_s` (seconds since 1970) with `skew_s` of tolerance.
     ///
     /// IoT Hub clients sign with the key's bytes, Event Hubs clients with its base64 text, so each key is tried in both
-    /// forms. All forms of all keys are always computed and compared in constant time: how long it takes tells only how
-    /// many keys there are. The signature is judged before the expiry, so that only the key's holder learns of the latter.
+    /// forms, in that order, until one fits. Each comparison takes constant time, and a token that fits none is held against
+    /// all of them: how long it takes tells who has no key only how many there are. The signature is judged before the
+    /// expiry, so that only the key's holder learns of the latter.
     pub fn verify_with_keys(&self, keys: &[&DeviceKey], now_s: u64, skew_s: u64) -> Result<(), SasError> {
-        let mut good = Choice::from(0);
-        for key in keys {
-            for form in [KeyForm::Decoded, KeyForm::Text] {
-                let expected = signature(key, form, self.resource_text, self.expiry_text);
-                good |= expected.ct_eq(&self.signature);
-            }
-        }
-        if !bool::from(good) {
+        let forms = keys.iter().flat_map(|key| [(key, KeyForm::Decoded), (key, KeyForm::Text)]);
+        let mut expected =
+            forms.map(|(key, form)| signature(key, form, self.resource_text, self.expiry_text));
+        if !expected.any(|expected| bool::from(expected.ct_eq(&self.signature))) {
             return Err(SasError::Signature);
         }
         match now_s > self.expires_s.saturating_add(skew_s) {
