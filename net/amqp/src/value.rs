@@ -166,8 +166,12 @@ fn check_values(
     used_up(&decoder, count)
 }
 
-/// Nothing may lie behind the last of `count` values: who goes by the count would read on there, who goes by the size would not.
-pub(crate) fn used_up(decoder: &Decoder<'_>, count: u32) -> Result<(), DecodeError> {
+/// Nothing may lie behind the last of `count` values that `decoder` has read: who goes by the count would read on there, who goes by the size would not.
+///
+/// # Errors
+///
+/// [`DecodeError::InvalidCount`] when something does.
+pub fn used_up(decoder: &Decoder<'_>, count: u32) -> Result<(), DecodeError> {
     match decoder.is_empty() {
         true => Ok(()),
         false => Err(DecodeError::InvalidCount(count)),
@@ -202,13 +206,28 @@ impl<'a> Decoder<'a> {
         self.value_of(code)
     }
 
+    /// The constructor of the next value.
+    pub fn constructor(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    /// Moves behind the next value and checks everything inside it; as [`Value::check`] without making a [`Value`] of it.
+    ///
+    /// # Errors
+    ///
+    /// Anything that is not a well-formed value.
+    #[inline]
+    pub fn check_next(&mut self) -> Result<(), DecodeError> {
+        self.check(NESTING_MAX)
+    }
+
     /// Moves behind the next value and checks everything inside it. What messages are full of is checked without making a
     /// [`Value`] of it.
     fn check(&mut self, levels: u32) -> Result<(), DecodeError> {
         let code = self.byte()?;
         match code {
-            0xa1 => utf8(self.variable8()?).map(drop),
-            0xa3 => ascii(self.variable8()?).map(drop),
+            0xa1 => check_utf8(self.variable8()?),
+            0xa3 => check_ascii(self.variable8()?),
             0xa0 => self.variable8().map(drop),
             0x40..=0x45 => Ok(()),
             0x50..=0x55 => self.take(1).map(drop),
@@ -367,6 +386,25 @@ impl<'a> Decoder<'a> {
 
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| DecodeError::InvalidValue("string"))
+}
+
+/// As [`utf8`] for who does not want the text: nearly all of it is ASCII, and that is seen eight bytes at a time.
+fn check_utf8(bytes: &[u8]) -> Result<(), DecodeError> {
+    if is_ascii(bytes) { Ok(()) } else { utf8(bytes).map(drop) }
+}
+
+/// As [`ascii`] for who does not want the text.
+fn check_ascii(bytes: &[u8]) -> Result<(), DecodeError> {
+    if is_ascii(bytes) { Ok(()) } else { Err(DecodeError::InvalidValue("symbol")) }
+}
+
+/// Names and short values are what messages are full of: for those it is done here, without a call.
+#[inline]
+fn is_ascii(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let high_bits =
+        words.iter().fold(0, |bits, word| bits | u64::from_ne_bytes(*word)) & 0x8080_8080_8080_8080;
+    high_bits == 0 && rest.iter().fold(0, |bits, byte| bits | byte) < 0x80
 }
 
 pub(crate) fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {

@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use engine::request::EventView;
-use net_amqp::value::{Decoder, Descriptor, List, Map, Value, encode};
+use net_amqp::value::{Decoder, Descriptor, List, Map, Value, encode, used_up};
 use net_amqp::{DecodeError, condition};
 
 /// The transfer format of a batch: Data sections that each hold a whole message [Event Hubs: AMQP batching].
@@ -257,20 +257,22 @@ impl<'a> Parts<'a> {
                 self.annotations = Some(map);
             }
             (SectionCode::Properties, Value::List(list)) => {
-                for (index, field) in list.iter().enumerate() {
-                    let field = field?;
-                    field.check()?;
-                    self.must_rewrite |= matches!(field, Value::Uuid(_)) && is_id(index);
+                let mut fields = Decoder::new(list.body());
+                for index in 0..list.count() {
+                    self.must_rewrite |= is_id(index as usize) && fields.constructor() == Some(UUID);
+                    fields.check_next()?;
                 }
+                used_up(&fields, list.count())?;
                 self.properties = Some(list);
             }
             (SectionCode::ApplicationProperties, Value::Map(map)) => {
-                for entry in map.iter() {
-                    let (name, value) = entry?;
-                    let name = name.as_text().ok_or(MessageError::PropertyName)?;
-                    value.check()?;
+                let mut entries = Decoder::new(map.body());
+                for _ in 0..map.value_count() / 2 {
+                    let name = entries.value()?.as_text().ok_or(MessageError::PropertyName)?;
                     self.must_rewrite |= is_reserved(name);
+                    entries.check_next()?;
                 }
+                used_up(&entries, map.value_count())?;
                 self.application_properties = Some(map);
             }
             (SectionCode::Data, Value::Binary(data)) => {
@@ -323,6 +325,9 @@ impl<'a> Parts<'a> {
 fn begin_section(out: &mut Vec<u8>, code: SectionCode) {
     encode::descriptor(out, Descriptor::Code(code as u64));
 }
+
+/// The constructor of a uuid [AMQP 1.6.18].
+const UUID: u8 = 0x98;
 
 /// Fields of the properties section [AMQP 3.2.4].
 const MESSAGE_ID_INDEX: usize = 0;

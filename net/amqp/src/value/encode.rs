@@ -97,6 +97,33 @@ pub fn symbol(out: &mut Vec<u8>, value: &str) {
     }
 }
 
+/// The encoding of a short symbol that is known beforehand, for [`symbol_constant!`](crate::symbol_constant).
+pub const fn symbol_constant<const N: usize>(name: &str) -> [u8; N] {
+    assert!(name.is_ascii() && name.len() < 256 && N == name.len() + 2);
+    let mut bytes = [0; N];
+    bytes[0] = 0xa3;
+    bytes[1] = name.len() as u8;
+    let (_, rest) = bytes.split_at_mut(2);
+    rest.copy_from_slice(name.as_bytes());
+    bytes
+}
+
+/// A symbol of less than 256 bytes as its encoding, made when the program is: for names that stand in every message.
+///
+/// ```
+/// use net_amqp::value::encode;
+///
+/// let mut bytes = Vec::new();
+/// encode::symbol(&mut bytes, "x-opt-offset");
+/// assert_eq!(net_amqp::symbol_constant!("x-opt-offset"), &bytes[..]);
+/// ```
+#[macro_export]
+macro_rules! symbol_constant {
+    ($name:literal) => {
+        const { &$crate::value::encode::symbol_constant::<{ $name.len() + 2 }>($name) as &[u8] }
+    };
+}
+
 /// The descriptor of the value that is written next.
 pub fn descriptor(out: &mut Vec<u8>, descriptor: Descriptor<'_>) {
     out.push(0x00);

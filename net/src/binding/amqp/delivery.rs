@@ -3,6 +3,7 @@
 
 use engine::event::{AuthMethod, Source, StoredEvent};
 use engine::request::PartitionStatus;
+use net_amqp::symbol_constant;
 use net_amqp::value::{Descriptor, encode};
 
 const DELIVERY_ANNOTATIONS: u64 = 0x71;
@@ -17,21 +18,21 @@ pub fn encode_annotations(event: &StoredEvent<'_>, out: &mut Vec<u8>) {
     let enqueued_ms = event.enqueued_ms as i64;
     encode::descriptor(out, Descriptor::Code(MESSAGE_ANNOTATIONS));
     let map = encode::begin_map(out);
-    encode::symbol(out, "x-opt-sequence-number");
+    out.extend_from_slice(symbol_constant!("x-opt-sequence-number"));
     encode::long(out, number as i64);
-    encode::symbol(out, "x-opt-offset");
+    out.extend_from_slice(symbol_constant!("x-opt-offset"));
     encode::string(out, Decimal::new(number).as_str());
-    encode::symbol(out, "x-opt-enqueued-time");
+    out.extend_from_slice(symbol_constant!("x-opt-enqueued-time"));
     encode::timestamp(out, enqueued_ms);
-    encode::symbol(out, "iothub-connection-device-id");
+    out.extend_from_slice(symbol_constant!("iothub-connection-device-id"));
     encode::string(out, event.device);
-    encode::symbol(out, "iothub-connection-auth-method");
+    out.extend_from_slice(symbol_constant!("iothub-connection-auth-method"));
     encode::string(out, auth_method(event.auth));
-    encode::symbol(out, "iothub-connection-auth-generation-id");
+    out.extend_from_slice(symbol_constant!("iothub-connection-auth-generation-id"));
     encode::string(out, Decimal::new(event.generation.0).as_str());
-    encode::symbol(out, "iothub-enqueuedtime");
+    out.extend_from_slice(symbol_constant!("iothub-enqueuedtime"));
     encode::timestamp(out, enqueued_ms);
-    encode::symbol(out, "iothub-message-source");
+    out.extend_from_slice(symbol_constant!("iothub-message-source"));
     encode::string(out, source(event.source));
     out.extend_from_slice(event.annotations);
     map.end(out, 2 * ENTRY_COUNT + u32::from(event.annotation_value_count));

@@ -181,6 +181,24 @@ fn what_is_no_message_is_refused() {
         map.end(out, 2);
     });
     assert_eq!(check(number_name.data(b"").build()), MessageError::PropertyName);
+    // Who goes by the count would read something else than who goes by the size.
+    let hidden_field = message().section(0x73, |out| {
+        let list = encode::begin_list(out);
+        encode::string(out, "id");
+        encode::string(out, "hidden");
+        list.end(out, 1);
+    });
+    let hidden_entry = message().section(0x74, |out| {
+        let map = encode::begin_map(out);
+        for text in ["n", "1", "iothub-message-source", "x"] {
+            encode::string(out, text);
+        }
+        map.end(out, 2);
+    });
+    for hidden in [hidden_field, hidden_entry] {
+        let error = check(hidden.data(b"").build());
+        assert!(matches!(error, MessageError::Decode(DecodeError::InvalidCount(_))), "{error:?}");
+    }
 }
 
 #[test]
