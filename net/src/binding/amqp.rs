@@ -22,26 +22,26 @@ mod readers;
 mod rpc;
 mod sasl;
 mod sessions;
+mod small_map;
 mod telemetry;
 mod turn;
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use engine::request::{Appended, Notice, Reply};
-use foldhash::fast::RandomState;
 use net_amqp::{Config, Connection, Inbound, LinkId, Role, SaslRole, condition};
 use registry::DeviceId;
 
 use super::{Binding, Closing, Context};
 use peer::Peer;
+use small_map::SmallMap;
 use telemetry::append_number;
 use turn::{Shared, Turn};
 
 pub use readers::{CHECKPOINT_CAPABILITY, METRICS_CAPABILITY};
 
 /// Something for each of several links.
-type LinkMap<T> = HashMap<LinkId, T, RandomState>;
+type LinkMap<T> = SmallMap<LinkId, T>;
 
 /// The settings of every AMQP connection.
 static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {

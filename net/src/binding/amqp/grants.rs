@@ -1,16 +1,15 @@
 //! What the tokens of one connection allow right now.
 
-use std::collections::HashMap;
-
 use engine::request::{Grant, Principal};
 use registry::{DeviceId, PolicyName, Rights};
 
+use super::small_map::SmallMap;
 use crate::binding::address::Resource;
 
 /// The grants of a connection, at most one per resource: a newer token for the same resource replaces the older one.
 #[derive(Debug)]
 pub struct Grants {
-    by_resource: HashMap<Vec<String>, Box<Grant>>,
+    by_resource: SmallMap<Vec<String>, Box<Grant>>,
     /// No grant ends before this; earlier than the true moment after a renewal, until the next look.
     next_expiry_s: Option<u64>,
     count_max: usize,
@@ -26,7 +25,7 @@ pub struct GrantsExhausted {
 impl Grants {
     /// No grants yet, at most `count_max`.
     pub fn new(count_max: usize) -> Self {
-        Self { by_resource: HashMap::new(), next_expiry_s: None, count_max }
+        Self { by_resource: SmallMap::default(), next_expiry_s: None, count_max }
     }
 
     /// Whether there is none.

@@ -4,9 +4,8 @@
 //! attached last. It waits until the link is there and has credit; how many wait is bounded by the request link's credit,
 //! which is renewed only as replies leave.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use foldhash::fast::RandomState;
 use net_amqp::{
     Attach, AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId,
 };
@@ -14,6 +13,7 @@ use net_amqp::{
 use super::LinkMap;
 use super::limits::REQUEST_CREDIT;
 use super::rpc::Request;
+use super::small_map::SmallMap;
 use super::turn::Turn;
 
 /// Replies that wait in one node at most: several request links' worth, should a client attach links anew instead of
@@ -44,7 +44,7 @@ pub struct Ticket {
 pub struct Nodes {
     requests: LinkMap<RequestLink>,
     replies: LinkMap<(SessionId, Node)>,
-    nodes: HashMap<(SessionId, Node), NodeState, RandomState>,
+    nodes: SmallMap<(SessionId, Node), NodeState>,
 }
 
 #[derive(Debug)]
@@ -100,7 +100,10 @@ impl Nodes {
             LinkRole::Receiver => {
                 let address = attach.target.as_ref().and_then(|target| target.address).map(str::to_owned);
                 let sends_settled = attach.sender_settle_mode == SenderSettleMode::Settled;
-                self.nodes.entry(key).or_default().links.push(ReplyLink { link, address, sends_settled });
+                let links = &mut self.nodes.get_or_default(key).links;
+                // Nearly always the only one.
+                links.reserve_exact(1);
+                links.push(ReplyLink { link, address, sends_settled });
                 self.replies.insert(link, key);
                 self.send(turn, key);
             }
@@ -136,7 +139,7 @@ impl Nodes {
 
     /// The reply to a request is known.
     pub fn reply(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket, message: Vec<u8>) {
-        let state = self.nodes.entry(ticket.node).or_default();
+        let state = self.nodes.get_or_default(ticket.node);
         if state.queue.len() < QUEUE_LENGTH_MAX {
             let Ticket { request_link, reply_to, .. } = ticket;
             state.queue.push_back(QueuedReply { request_link, reply_to, message });
@@ -213,6 +216,10 @@ impl Nodes {
             state.next_tag = state.next_tag.wrapping_add(1);
             left.push(reply.request_link);
             state.queue.pop_front();
+        }
+        if state.queue.is_empty() {
+            // Between two tokens it is idle for an hour.
+            state.queue = VecDeque::new();
         }
         for link in left {
             self.close_request(turn, link);

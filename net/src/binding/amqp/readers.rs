@@ -9,10 +9,7 @@ mod deliver;
 
 pub use attach::NO_LISTEN_TEXT;
 
-use std::collections::HashMap;
-
 use engine::request::{EngineError, EventBatch, Notice, PartitionId, ReaderId, Reply, Request, Start};
-use foldhash::fast::RandomState;
 use net_amqp::performative::DeliveryState;
 use net_amqp::{LinkId, condition};
 use registry::ConsumerGroupId;
@@ -20,6 +17,7 @@ use registry::ConsumerGroupId;
 use super::LinkMap;
 use super::checkpoint::CheckpointWindow;
 use super::sessions::expired_status;
+use super::small_map::SmallMap;
 use super::turn::{Pending, Turn};
 use crate::binding::address::Resource;
 use crate::binding::status::Status;
@@ -37,7 +35,7 @@ pub const EXPIRED_TEXT: &str = "ExpiredToken: The token is expired.";
 #[derive(Debug, Default)]
 pub struct Readers {
     links: LinkMap<Receiver>,
-    by_reader: HashMap<ReaderId, LinkId, RandomState>,
+    by_reader: SmallMap<ReaderId, LinkId>,
     /// What stands in front of each message, reused.
     front: Vec<u8>,
 }

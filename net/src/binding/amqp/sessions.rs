@@ -3,15 +3,13 @@
 //! A link of a device, whatever it is for, joins the device's session before it is accepted; the last one that leaves
 //! closes it. The id in a link's address is matched as written first, then decoded.
 
-use std::collections::HashMap;
-
 use engine::request::{EngineError, Reply, Request, SessionId};
-use foldhash::fast::RandomState;
 use net_amqp::{LinkId, condition};
 use registry::DeviceId;
 
 use super::LinkMap;
 use super::cbs::protocol;
+use super::small_map::SmallMap;
 use super::turn::{Pending, Turn, busy};
 use crate::binding::address::DeviceSegment;
 use crate::binding::status::Status;
@@ -40,8 +38,8 @@ pub struct Joined {
 #[derive(Debug, Default)]
 pub struct DeviceSessions {
     links: LinkMap<DeviceLink>,
-    devices: HashMap<DeviceId, State, RandomState>,
-    by_session: HashMap<SessionId, DeviceId, RandomState>,
+    devices: SmallMap<DeviceId, State>,
+    by_session: SmallMap<SessionId, DeviceId>,
 }
 
 #[derive(Debug)]

@@ -169,7 +169,8 @@ impl Inlets {
     /// Detach every link if the right to send commands has expired.
     pub fn handle_expiry(&mut self, turn: &mut Turn<'_, '_>) {
         if !may_send(turn) {
-            for (link, _) in std::mem::take(&mut self.links) {
+            let links = std::mem::take(&mut self.links);
+            for &link in links.keys() {
                 turn.detach(link, &expired_status());
             }
         }

@@ -8,7 +8,7 @@
 mod deliver;
 mod settle;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 
 use engine::request::{
     EngineError, LockToken, LockedCommand, LockedReceipts, Notice, PartitionId, ReceiverId, Reply, Request,
@@ -22,6 +22,7 @@ use crate::binding::address::Resource;
 use crate::binding::amqp::LinkMap;
 use crate::binding::amqp::limits::UNSETTLED_COUNT_MAX;
 use crate::binding::amqp::sessions::{expired_status, refusal};
+use crate::binding::amqp::small_map::SmallMap;
 use crate::binding::amqp::turn::{Pending, Turn};
 use crate::binding::status::Status;
 
@@ -29,7 +30,7 @@ use crate::binding::status::Status;
 #[derive(Debug, Default)]
 pub struct Outlets {
     links: LinkMap<Box<Outlet>>,
-    by_receiver: HashMap<ReceiverId, LinkId, RandomState>,
+    by_receiver: SmallMap<ReceiverId, LinkId>,
     /// Links to go on with once there is room: in the engine, in the session's window, in the output.
     stalled: HashSet<LinkId, RandomState>,
     /// Links that ended from this side since the last [`Outlets::take_ended`].
