@@ -258,7 +258,7 @@ impl Arguments {
         let in_flight = match (self.profile, rate) {
             (Profile::Telemetry, None) => 1,
             (Profile::Commands, _) => 4096,
-            (_, None) => 8192,
+            (_, None) => 2048,
             (_, Some(_)) => 32_768,
         };
         Ok(Shape {
