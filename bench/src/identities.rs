@@ -1,9 +1,12 @@
 //! A registry of many identities: created durably in bulk, found, opened again, and what they cost in memory.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use engine::request::{Caller, ConnectionId, CoreId, DeviceChange, DeviceDraft, PartitionId, Reply, Request};
+use engine::request::{
+    Caller, ConnectionId, CoreId, DeviceChange, DeviceDraft, EngineError, PartitionId, Reply, Request,
+};
 use engine::shard::Shard;
 use registry::DeviceId;
 use segment_log::storage::disk::DiskStorage;
@@ -15,7 +18,7 @@ use crate::{cpu_ns, rss_bytes};
 const BATCH_COUNT: u32 = 1000;
 
 /// Requests on their way at a time: what one gathers while the disk has another.
-const BATCHES_IN_FLIGHT: u32 = 4;
+const BATCHES_IN_FLIGHT: usize = 4;
 
 /// Lookups that are timed.
 const LOOKUP_COUNT: u32 = 100_000;
@@ -58,22 +61,33 @@ pub fn create(directory: &Path, device_count: u32) -> Result<Created, String> {
     let mut run = Run::open(directory)?;
     let rss_before = rss_bytes()?;
     let (cpu_before, wall_before) = (cpu_ns(), Instant::now());
-    let (mut next, mut asked, mut done) = (0, 0, 0);
+    // What is still to be asked for, and what was, by the mark of its request.
+    let mut numbers = 0..device_count;
+    let mut again: Vec<u32> = Vec::new();
+    let mut asked: HashMap<u64, Vec<u32>> = HashMap::new();
+    let (mut token, mut done) = (0, 0);
     while done < device_count {
-        while next < device_count && asked < BATCHES_IN_FLIGHT {
-            let end = device_count.min(next + BATCH_COUNT);
+        while asked.len() < BATCHES_IN_FLIGHT && (!again.is_empty() || !numbers.is_empty()) {
+            let mut batch = std::mem::take(&mut again);
+            batch.extend(numbers.by_ref().take((BATCH_COUNT as usize).saturating_sub(batch.len())));
             let changes =
-                (next..end).map(|number| Ok(DeviceChange::Create(DeviceDraft::new(device(number)?))));
+                batch.iter().map(|&number| Ok(DeviceChange::Create(DeviceDraft::new(device(number)?))));
             let changes: Result<Vec<DeviceChange>, String> = changes.collect();
-            run.ask(Request::ChangeDevices { partition: PartitionId(0), changes: changes? });
-            (next, asked) = (end, asked + 1);
+            token += 1;
+            run.ask_as(token, Request::ChangeDevices { partition: PartitionId(0), changes: changes? });
+            asked.insert(token, batch);
         }
-        for reply in run.turn() {
+        for (token, reply) in run.answered_turn() {
+            let batch = asked.remove(&token).ok_or("an answer to nothing")?;
             let Reply::DevicesChanged(results) = reply else { return Err(format!("{reply:?}")) };
-            if let Some(error) = results.iter().find_map(|result| result.as_ref().err()) {
-                return Err(error.to_string());
+            for (number, result) in batch.into_iter().zip(results) {
+                match result {
+                    Ok(()) => done += 1,
+                    // The journal's next segment is being made.
+                    Err(EngineError::Busy) => again.push(number),
+                    Err(error) => return Err(error.to_string()),
+                }
             }
-            (asked, done) = (asked - 1, done + results.len() as u32);
         }
     }
     let (cpu, wall) = (cpu_ns() - cpu_before, wall_before.elapsed().as_secs_f64());
@@ -119,19 +133,27 @@ impl Run {
     }
 
     fn ask(&mut self, request: Request) {
-        let connection = ConnectionId { core: CoreId(0), slot: 0, generation: 0 };
-        self.shard.handle_request(Caller { connection, token: 0 }, request, now(self.began));
+        self.ask_as(0, request);
     }
 
-    /// One turn, with the disk's work in it; the answers.
+    fn ask_as(&mut self, token: u64, request: Request) {
+        let connection = ConnectionId { core: CoreId(0), slot: 0, generation: 0 };
+        self.shard.handle_request(Caller { connection, token }, request, now(self.began));
+    }
+
     fn turn(&mut self) -> Vec<Reply> {
+        self.answered_turn().into_iter().map(|(_, reply)| reply).collect()
+    }
+
+    /// One turn, with the disk's work in it; the answers with the marks of their requests.
+    fn answered_turn(&mut self) -> Vec<(u64, Reply)> {
         self.shard.poll(now(self.began));
         while let Some(job) = self.shard.poll_job() {
             self.shard.handle_job_done(job.run(), now(self.began));
         }
         self.shard.poll(now(self.began));
         while self.shard.poll_monitor().is_some() {}
-        std::iter::from_fn(|| self.shard.poll_reply()).map(|(_, reply)| reply).collect()
+        std::iter::from_fn(|| self.shard.poll_reply()).map(|(caller, reply)| (caller.token, reply)).collect()
     }
 
     /// Nanoseconds of CPU for one lookup, of ids all over.
