@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""Takes the figures of docs/performance.md: each load several times against the hub, medians and their bars as a table.
+
+    python3 bench/bars.py                                  all rows, 30 s each, 5 rounds
+    python3 bench/bars.py --rows gateway-tls --rounds 3 --seconds 10
+    python3 bench/bars.py --list
+
+Needs `cargo build --release -p net -p loadgen` and a machine that does nothing else; `ulimit -n` of 25 000. The raw reports go to
+bench/results/DATE-bars.jsonl, one a line, with commit and arguments; the table is printed.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Reports whose server has a core of its own.
+PINNED = ("--hub-pin", "0", "--cpu", "1")
+# Two cores for the hub: the load shares them.
+SHARED = ("--hub-cores", "2", "--hub-pin", "0,1", "--cpu", "0,1", "--processes", "2")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One load and its bar."""
+
+    title: str
+    bar: str
+    arguments: tuple[str, ...]
+    # What is compared with the bar: a path into loadgen's report, what it is divided by, and its unit.
+    figure: tuple[str, ...] = ("events", "perSecond")
+    divisor: float = 1.0
+    unit: str = "events/s"
+    place: tuple[str, ...] = PINNED
+
+
+GATEWAY = ("gateway", "--closed")
+MQTT_GATEWAY = ("telemetry", "--closed", "--protocol", "mqtt", "--connections", "4", "--in-flight", "2048")
+MANY = ("telemetry", "--closed", "--connections", "10000")
+CPU_EACH = {"figure": ("serverCpuNanosecondsEach",), "unit": "ns of the hub's CPU each"}
+IDLE = {"figure": ("serverBytesPerConnection",), "divisor": 1024.0, "unit": "KiB each"}
+CONNECTS = {"figure": ("connects", "perSecond"), "unit": "connects/s"}
+PASS = {"figure": ("passes", "-1", "bytesPerSecond"), "divisor": 1e9, "unit": "GB/s of bodies"}
+
+ROWS = {
+    "gateway-tls": Row("gateway ingest, AMQP, TLS 1.3", "1.0 M", GATEWAY),
+    "gateway-plain": Row("gateway ingest, AMQP, in the clear", "20 % of the ceiling", (*GATEWAY, "--plain")),
+    "mqtt-gateway": Row("4 connections, MQTT QoS 1, TLS, 2048 in flight", "80 % of AMQP's", MQTT_GATEWAY),
+    "many-tls": Row("10 000 AMQP connections, one event in flight each, TLS", "60 k/s", MANY),
+    "many-mqtt": Row("10 000 MQTT connections, one event in flight each, TLS", "80 % of AMQP's", (*MANY, "--protocol", "mqtt")),
+    "latency": Row(
+        "acknowledgement at 300 000 events/s, p99",
+        "4 x the p99 of one commit",
+        ("gateway", "--rate", "300000"),
+        figure=("events", "latencyMicroseconds", "p99"),
+        unit="us",
+    ),
+    "idle-amqp": Row("idle AMQP device, session and two links", "6.5 KiB", ("idle", "--connections", "10000"), **IDLE),
+    "idle-mqtt": Row("idle MQTT device", "6.5 KiB", ("idle", "--connections", "10000", "--protocol", "mqtt"), **IDLE),
+    "connect-full": Row("full connects, TLS 1.3", "4 k/s", ("connect", "--closed", "--tls", "1.3"), **CONNECTS),
+    "connect-resumed": Row("reconnects with TLS 1.2 tickets", "15 k/s", ("connect", "--closed", "--tls", "1.2", "--resume"), **CONNECTS),
+    "commands": Row(
+        "command cycles over the wire, with receipts",
+        "50 k/s",
+        ("commands", "--closed"),
+        figure=("commands", "perSecond"),
+        unit="cycles/s",
+    ),
+    "replay-plain": Row("replay to one reader, in the clear", "1.0 GB/s", ("replay", "--plain"), **PASS),
+    "replay-tls": Row("replay to one reader, TLS", "0.7 GB/s", ("replay",), **PASS),
+    "one-core": Row("gateway ingest, hub on one of two cores that both work", "", GATEWAY, **CPU_EACH),
+    "two-cores": Row("gateway ingest, hub and load on the same two cores", "within 10 %", GATEWAY, **CPU_EACH, place=SHARED),
+}
+
+
+def figure_of(row: Row, report: dict) -> float:
+    value = report
+    for step in row.figure:
+        value = value[int(step)] if isinstance(value, list) else value[step]
+    return value / row.divisor
+
+
+def commit() -> str:
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return described.stdout.strip()
+
+
+def measure(row: Row, options: argparse.Namespace) -> dict:
+    command = [str(options.binaries / "loadgen"), *row.arguments, *row.place, "--json"]
+    command += ["--seconds", str(options.seconds), "--data-parent", str(options.data_parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[1:])}: {done.stderr.strip()[-2000:]}")
+    report = json.loads(done.stdout)
+    for part in report.values():
+        if isinstance(part, dict):
+            part.pop("timeline", None)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", help="names with commas between; default all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--binaries", type=Path, default=ROOT / "target" / "release")
+    parser.add_argument("--data-parent", type=Path, default=ROOT / "target")
+    parser.add_argument("--results", type=Path, help="where the raw reports are appended")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        for name, row in ROWS.items():
+            print(f"{name:<16} {row.title}: {row.bar}")
+        return
+    names = options.rows.split(",") if options.rows else list(ROWS)
+    for name in names:
+        if name not in ROWS:
+            raise SystemExit(f"there is no row {name}; --list names them")
+    results = options.results or ROOT / "bench" / "results" / f"{datetime.date.today()}-bars.jsonl"
+    of_commit = commit()
+    found: dict[str, list[float]] = {name: [] for name in names}
+    # Round by round, not row by row: what the machine does in one minute is then spread over all of them.
+    for number in range(options.rounds):
+        for name in names:
+            row = ROWS[name]
+            report = measure(row, options)
+            with results.open("a") as out:
+                line = {"row": name, "commit": of_commit, "arguments": [*row.arguments, *row.place], "report": report}
+                out.write(json.dumps(line) + os.linesep)
+            found[name].append(figure_of(row, report))
+            print(f"round {number + 1} {name}: {found[name][-1]:.6g} {row.unit}", file=sys.stderr)
+    print("| load | bar | median | lowest to highest |\n|---|---|---|---|")
+    for name in names:
+        row, values = ROWS[name], sorted(found[name])
+        print(
+            f"| {row.title} | {row.bar} | {statistics.median(values):.6g} {row.unit} | {values[0]:.6g} to {values[-1]:.6g} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
