@@ -157,6 +157,18 @@ impl Hub {
         self.answer().unwrap_or_else(|| panic!("no answer to {line}"))
     }
 
+    /// One request of the administrator, with whatever bytes as its body.
+    pub(super) fn administer(&mut self, line: &str, body: &[u8]) -> (u16, Value) {
+        let head = format!(
+            "{line} HTTP/1.1\r\nHost: hub.test\r\nAuthorization: Bearer of-this-run\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(&[head.as_bytes(), body].concat());
+        self.settle();
+        let (head, body) = self.answer().unwrap_or_else(|| panic!("no answer to {line}"));
+        (head[9..12].parse().unwrap(), body)
+    }
+
     /// One request of the owner.
     pub(super) fn request(&mut self, line: &str, headers: &str, body: Value) -> (u16, Value) {
         self.request_as(&owner(), line, headers, &body)
