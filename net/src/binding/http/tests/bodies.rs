@@ -37,7 +37,7 @@ fn feed(body: &[u8]) {
 const REQUESTS: [(&str, &str); 12] = [
     (
         "PUT /devices/a",
-        r#"{"deviceId":"a","status":"disabled","statusReason":"r","authentication":{"type":"sas"}}"#,
+        r#"{"deviceId":"a","status":"disabled","statusReason":"r","authentication":{"type":"sas","symmetricKey":{"primaryKey":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}}}"#,
     ),
     (
         "POST /devices",
@@ -56,11 +56,14 @@ const REQUESTS: [(&str, &str); 12] = [
         r#"{"type":"import","inputBlobContainerUri":"a","outputBlobContainerUri":"b","excludeKeysInExport":true}"#,
     ),
     ("PUT /consumerGroups/$Default/checkpoints/0", r#"{"sequenceNumber": 41}"#),
-    ("PUT /policies/p", r#"{"rights":"RegistryRead, ServiceConnect","primaryKey":"","secondaryKey":null}"#),
+    (
+        "PUT /policies/p",
+        r#"{"rights":"RegistryRead, ServiceConnect","primaryKey":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=","secondaryKey":null}"#,
+    ),
     ("POST /policies/owner/keys/regenerate", r#"{"policyKey":"secondaryKey"}"#),
     (
         "PUT /enrollments/e",
-        r#"{"registrationId":"e","deviceId":"E#1","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"","secondaryKey":""}},"provisioningStatus":"enabled","allocationPolicy":"hashed","reprovisionPolicy":{"updateHubAssignment":true,"migrateDeviceData":false},"initialTwin":{"tags":{},"properties":{"desired":{}}}}"#,
+        r#"{"registrationId":"e","deviceId":"E#1","attestation":{"type":"symmetricKey","symmetricKey":{"primaryKey":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=","secondaryKey":""}},"provisioningStatus":"enabled","allocationPolicy":"hashed","reprovisionPolicy":{"updateHubAssignment":true,"migrateDeviceData":false},"initialTwin":{"tags":{},"properties":{"desired":{}}}}"#,
     ),
     (
         "PUT /enrollmentGroups/g",
