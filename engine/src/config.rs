@@ -28,7 +28,7 @@ pub struct ShardConfig {
     /// How each journal is kept. Nothing of it is retired but by a snapshot.
     pub journal: LogConfig,
     /// Bytes of journal records after which a partition's registry and commands are written as a snapshot and the journal is
-    /// cut; or as many as the last snapshot had, where that is more.
+    /// cut; or a quarter of what the last snapshot had, where that is more.
     pub snapshot_due_bytes: u64,
 }
 

@@ -16,6 +16,9 @@ pub const SNAPSHOT_NAME: &str = "registry.snapshot";
 /// Bytes of records that one step of the replay takes.
 const REPLAY_BYTES: usize = 1 << 20;
 
+/// Over a large snapshot, a new one is due after its size divided by this.
+const SNAPSHOT_PARTS: u64 = 4;
+
 /// The place behind a record of the journal: what stands before it is durable once [`Journal::durable`] has reached it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark(pub u64);
@@ -218,12 +221,13 @@ impl<S: Storage> Journal<S> {
         self.failed
     }
 
-    /// Whether enough was appended for a new snapshot, and none is being taken. As much as the last one had is enough: so
-    /// each byte that is appended costs one byte of snapshot at most, and the journal is as long as what is alive.
+    /// Whether enough was appended for a new snapshot, and none is being taken. A quarter of the last one is enough: so each
+    /// byte that is appended costs four bytes of snapshot at most, nearly all of them copied on a helper thread, and what has to
+    /// be replayed at a start is no more than a quarter of what is alive.
     pub fn snapshot_is_due(&self) -> bool {
         matches!(self.snapshot, Snapshot::Idle)
             && !self.failed
-            && self.bytes_since_snapshot >= self.snapshot_due_bytes.max(self.snapshot_bytes)
+            && self.bytes_since_snapshot >= self.snapshot_due_bytes.max(self.snapshot_bytes / SNAPSHOT_PARTS)
     }
 
     /// Whether one is being taken.
@@ -315,7 +319,7 @@ pub(crate) struct JournalOptions {
     pub seed: u64,
     /// Answers that may wait.
     pub waiting_count_max: usize,
-    /// Bytes of entries after which a snapshot is due, unless the last one was larger.
+    /// Bytes of entries after which a snapshot is due, or a quarter of the last one, where that is more.
     pub snapshot_due_bytes: u64,
     /// Size of the snapshot that there is.
     pub snapshot_bytes: u64,
