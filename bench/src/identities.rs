@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use engine::request::{
     Caller, ConnectionId, CoreId, DeviceChange, DeviceDraft, EngineError, PartitionId, Reply, Request,
 };
-use engine::shard::Shard;
+use engine::shard::{JobDone, Shard};
 use registry::DeviceId;
 use segment_log::storage::disk::DiskStorage;
 
@@ -50,6 +51,7 @@ pub struct Opened {
 struct Run {
     shard: Shard<DiskStorage>,
     began: Instant,
+    jobs: (Sender<JobDone>, Receiver<JobDone>),
 }
 
 /// Create `device_count` identities in one partition in `directory`, which must be empty, and stop cleanly.
@@ -129,7 +131,7 @@ pub fn reopen(directory: &Path, device_count: u32) -> Result<Opened, String> {
 
 impl Run {
     fn open(directory: &Path) -> Result<Self, String> {
-        Ok(Self { shard: open_shard(directory)?, began: Instant::now() })
+        Ok(Self { shard: open_shard(directory)?, began: Instant::now(), jobs: channel() })
     }
 
     fn ask(&mut self, request: Request) {
@@ -149,7 +151,12 @@ impl Run {
     fn answered_turn(&mut self) -> Vec<(u64, Reply)> {
         self.shard.poll(now(self.began));
         while let Some(job) = self.shard.poll_job() {
-            self.shard.handle_job_done(job.run(), now(self.began));
+            // As in a hub: a snapshot is written beside the core's work.
+            let done = self.jobs.0.clone();
+            std::thread::spawn(move || done.send(job.run()));
+        }
+        while let Ok(done) = self.jobs.1.try_recv() {
+            self.shard.handle_job_done(done, now(self.began));
         }
         self.shard.poll(now(self.began));
         while self.shard.poll_monitor().is_some() {}
