@@ -98,6 +98,33 @@ serve({
     return next;
   },
 
+  // Send numbered messages from now on, one after the other with a pause, until told to stop: what is not acknowledged is counted and
+  // sent again under its number, as an application would.
+  async sendOn({ device, pauseMs }) {
+    const state = clients.get(device);
+    const sending = { acknowledged: 0, failed: 0, stops: false };
+    state.sending = sending;
+    sending.done = (async () => {
+      while (!sending.stops) {
+        const numbered = new Message(Buffer.from(`event ${sending.acknowledged}`));
+        await state.client.sendEvent(numbered).then(() => { sending.acknowledged += 1; }, () => { sending.failed += 1; });
+        await new Promise((done) => setTimeout(done, pauseMs));
+      }
+    })();
+  },
+
+  // How many have been acknowledged so far.
+  async acknowledged({ device }) {
+    return clients.get(device).sending.acknowledged;
+  },
+
+  async stopSending({ device }) {
+    const { sending } = clients.get(device);
+    sending.stops = true;
+    await sending.done;
+    return sending.acknowledged;
+  },
+
   // The next command, settled as `settle` says: complete, abandon or reject.
   async command({ device, settle, waitMs }) {
     const { client, commands } = clients.get(device);
@@ -122,6 +149,11 @@ serve({
   // What the hub does not have: a twin.
   async twin({ device }) {
     return (await clients.get(device).client.getTwin()).properties;
+  },
+
+  // And calls of methods.
+  async methods({ device }) {
+    clients.get(device).client.onDeviceMethod('act', () => {});
   },
 
   // Why the hub ended it, once it has.

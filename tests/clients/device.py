@@ -2,6 +2,8 @@
 
 import base64
 import queue
+import threading
+import time
 
 from azure.iot.device import IoTHubDeviceClient, Message
 from lines import serve
@@ -13,7 +15,11 @@ def opened(request):
     with open(request["caFile"], encoding="ascii") as file:
         ca = file.read()
     client = IoTHubDeviceClient.create_from_connection_string(
-        request["connectionString"], server_verification_cert=ca, websockets=request["webSockets"]
+        request["connectionString"],
+        server_verification_cert=ca,
+        websockets=request["webSockets"],
+        # Its own default makes tests of reconnecting long.
+        connection_retry_interval=1,
     )
     commands = queue.Queue()
     client.connect()
@@ -61,12 +67,65 @@ def received(request):
     return found
 
 
+class Sending:
+    """Sends numbered messages, one after the other with a pause, until told to stop: what is not acknowledged is sent again
+    under its number, as an application would."""
+
+    def __init__(self, client, pause_ms):
+        self.acknowledged = 0
+        self.stops = False
+        self.client = client
+        self.pause_ms = pause_ms
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.stops:
+            try:
+                self.client.send_message(Message(f"event {self.acknowledged}".encode()))
+                self.acknowledged += 1
+            except Exception:  # whatever a package throws means that it is not acknowledged
+                pass
+            time.sleep(self.pause_ms / 1000)
+
+
+sending = {}
+
+
+def send_on(request):
+    client, _ = clients[request["device"]]
+    sending[request["device"]] = Sending(client, request["pauseMs"])
+
+
+def acknowledged(request):
+    return sending[request["device"]].acknowledged
+
+
+def stop_sending(request):
+    one = sending.pop(request["device"])
+    one.stops = True
+    one.thread.join()
+    return one.acknowledged
+
+
 def is_connected(request):
     return clients[request["device"]][0].connected
 
 
 def twin(request):
     return clients[request["device"]][0].get_twin()
+
+
+def report(request):
+    return clients[request["device"]][0].patch_twin_reported_properties({"colour": "green"})
+
+
+def watch_twin(request):
+    clients[request["device"]][0].on_twin_desired_properties_patch_received = lambda patch: None
+
+
+def methods(request):
+    clients[request["device"]][0].on_method_request_received = lambda call: None
 
 
 def close(request):
@@ -81,7 +140,13 @@ serve(
         "listen": listen,
         "commands": received,
         "connected": is_connected,
+        "sendOn": send_on,
+        "acknowledged": acknowledged,
+        "stopSending": stop_sending,
         "twin": twin,
+        "report": report,
+        "watchTwin": watch_twin,
+        "methods": methods,
         "close": close,
     }
 )

@@ -1,7 +1,8 @@
 //! What the tests of the whole hub share: the real program in a directory of its own ([`hub`]), the client packages that
 //! speak to it unchanged ([`clients`]), a second AMQP implementation as device and reader ([`amqp`], [`telemetry`],
 //! [`commands`]), the
-//! account of what was sent and acknowledged ([`history`]), and a disk that forgets what was not synced ([`disk`]).
+//! account of what was sent and acknowledged ([`history`]), a disk that forgets what was not synced ([`disk`]), and connections that
+//! can be cut ([`relay`]).
 //!
 //! Each test enters by [`namespace::run`], which gives it the low ports and the mounts that it needs.
 #![forbid(unsafe_code)]
@@ -16,6 +17,7 @@ pub mod hub;
 pub mod mqtt;
 pub mod namespace;
 pub mod process;
+pub mod relay;
 pub mod sas;
 pub mod service;
 pub mod telemetry;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::amqp::{EventSource, Peer, answer, converse};
 use crate::history::{History, ReadEvent, body};
-use crate::hub::Hub;
+use crate::hub::{Hub, PARTITION_COUNT};
 use crate::process::wait_until;
 use crate::service::{Device, Service};
 
@@ -163,6 +163,25 @@ impl Link {
     fn acknowledge(&self, numbers: Range<u64>) {
         self.history.lock().expect("no holder panics").acknowledge(&self.device, numbers);
     }
+}
+
+/// The bodies of all events of a hub with [`PARTITION_COUNT`] partitions, sorted, once there are `count`.
+pub fn stored(hub: &Hub, count: usize) -> Vec<String> {
+    wait_until(Duration::from_secs(20), || {
+        let bodies = stored_now(hub);
+        (bodies.len() >= count).then_some(bodies)
+    })
+    .unwrap_or_else(|| panic!("{count} events are wanted, there are {:?}", stored_now(hub)))
+}
+
+/// The bodies of all events of such a hub, sorted.
+pub fn stored_now(hub: &Hub) -> Vec<String> {
+    let mut events = Vec::new();
+    converse(read_all(hub, &hub.service(), PARTITION_COUNT, &mut events));
+    let mut bodies: Vec<String> =
+        events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect();
+    bodies.sort();
+    bodies
 }
 
 /// Everything stored behind what `events` holds already is added to it, partition by partition.

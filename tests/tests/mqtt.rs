@@ -3,43 +3,24 @@
 #![forbid(unsafe_code)]
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tests::amqp::converse;
 use tests::clients::Script;
-use tests::hub::{Hub, PARTITION_COUNT};
+use tests::hub::Hub;
 use tests::namespace::{Needs, run};
 use tests::process::wait_until;
 use tests::sas;
 use tests::service::Device;
 use tests::skip;
-use tests::telemetry::read_all;
+use tests::telemetry::{stored, stored_now};
 
 const PATIENCE_MS: u64 = 20_000;
 
 fn base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
-}
-
-/// The bodies of all events of the hub, sorted, once there are `count`.
-fn stored(hub: &Hub, count: usize) -> Vec<String> {
-    wait_until(Duration::from_secs(20), || {
-        let bodies = stored_now(hub);
-        (bodies.len() >= count).then_some(bodies)
-    })
-    .unwrap_or_else(|| panic!("{count} events are wanted, there are {:?}", stored_now(hub)))
-}
-
-fn stored_now(hub: &Hub) -> Vec<String> {
-    let mut events = Vec::new();
-    converse(read_all(hub, &hub.service(), PARTITION_COUNT, &mut events));
-    let mut bodies: Vec<String> =
-        events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect();
-    bodies.sort();
-    bodies
 }
 
 /// The client package opens the device `d`, sends, receives commands, and goes and comes back.
@@ -92,44 +73,12 @@ fn try_device(hub: &Hub, script: &mut Script, open: Value) {
 fn python(hub: &Hub, web_sockets: bool) {
     let Some(mut script) = Script::start("device.py", hub) else { return };
     try_device(hub, &mut script, json!({ "caFile": hub.ca_file(), "webSockets": web_sockets }));
-    let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
-    script.ask(
-        "open",
-        json!({
-            "device": "d", "connectionString": connection_string, "caFile": hub.ca_file(), "webSockets": web_sockets,
-        }),
-    );
-    let error = script.try_ask("twin", json!({ "device": "d" })).expect_err("there are no twins");
-    assert_eq!(error["name"], "ClientError", "{error}");
 }
 
 fn node(hub: &Hub, transport: &str) {
     let Some(mut script) = Script::start("device.js", hub) else { return };
     let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
     try_device(hub, &mut script, json!({ "ca": ca, "transport": transport }));
-}
-
-/// There are no twins: the client says so instead of waiting, and goes on.
-fn no_twin_for_node(transport: &str) {
-    let hub = Hub::start(&["--cores", "2"]);
-    hub.service().create_device("d");
-    let Some(mut script) = Script::start("device.js", &hub) else { return };
-    let ca = std::fs::read_to_string(hub.ca_file()).expect("the hub wrote its CA");
-    let connection_string = hub.command_output(&["connection-string", "--device", "d"]);
-    script.ask(
-        "open",
-        json!({ "device": "d", "connectionString": connection_string, "ca": ca, "transport": transport }),
-    );
-    let asked = Instant::now();
-    let error = script.try_ask("twin", json!({ "device": "d" })).expect_err("there are no twins");
-    assert!(asked.elapsed() < Duration::from_secs(20), "{transport}: {error}");
-    script.ask("send", json!({ "device": "d", "messages": [{ "body": base64(b"goes on") }] }));
-    assert_eq!(stored(&hub, 1), ["goes on"]);
-}
-
-#[test]
-fn twins_fail_clearly_for_node() {
-    run(Needs::LowPorts, || ["Mqtt", "MqttWs"].into_iter().for_each(no_twin_for_node));
 }
 
 #[test]

@@ -7,12 +7,11 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use tests::amqp::converse;
 use tests::clients::Script;
-use tests::hub::{Hub, PARTITION_COUNT};
+use tests::hub::Hub;
 use tests::namespace::{Needs, run};
 use tests::service::Device;
-use tests::telemetry::read_all;
+use tests::telemetry::stored_now;
 use tests::{https, sas};
 
 const PORT: u16 = 61614;
@@ -20,13 +19,6 @@ const STOMP: [&str; 4] = ["--cores", "2", "--also", "stomps=61614"];
 
 fn base64(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
-}
-
-/// How many events the hub has.
-fn stored_count(hub: &Hub) -> usize {
-    let mut events = Vec::new();
-    converse(read_all(hub, &hub.service(), PARTITION_COUNT, &mut events));
-    events.len()
 }
 
 /// stomp.py, connected as the device `d`. None: there is no Python.
@@ -53,7 +45,7 @@ fn telemetry_and_commands_with_stomp_py() {
         let messages: Vec<Value> =
             (0..50_u8).map(|number| json!({ "body": base64(&[number, 0, 255]) })).collect();
         ask(&mut device, "send", json!({ "messages": messages }));
-        assert_eq!(stored_count(&hub), 50, "durable before its receipt");
+        assert_eq!(stored_now(&hub).len(), 50, "durable before its receipt");
 
         ask(&mut device, "listen", json!({ "ack": "client-individual" }));
         hub.command_output(&["send", "d", "first", "--property", "place=here: & there"]);
@@ -185,7 +177,7 @@ fn refusals_say_why_and_end_the_connection() {
             assert!(count > 0, "{answer}");
             answer.push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
-        assert_eq!(stored_count(&hub), 1);
+        assert_eq!(stored_now(&hub).len(), 1);
         assert!(hub.is_running() && !hub.printed().contains("panicked"));
         assert!(!hub.printed().contains("sig="), "a token is in the log");
     });

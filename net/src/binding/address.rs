@@ -9,6 +9,9 @@ use registry::DeviceId;
 /// Below a device: its commands. Below the hub: everybody's.
 const COMMANDS: [&str; 2] = ["messages", "devicebound"];
 
+/// Below a device: calls of its methods, and the answers to them.
+const METHODS: [&str; 2] = ["methods", "devicebound"];
+
 /// Where receipts are.
 const RECEIPTS: [&str; 3] = ["messages", "serviceBound", "feedback"];
 
@@ -25,7 +28,11 @@ pub enum Address {
     DeviceCommands(DeviceSegment),
     /// `/devices/{id}/modules/{module}/messages/devicebound`.
     ModuleCommands(DeviceSegment),
-    /// Any other path of a device that IoT Hub documents: methods, twin, modules.
+    /// `/devices/{id}/twin`.
+    DeviceTwin(DeviceSegment),
+    /// `/devices/{id}/methods/devicebound`.
+    DeviceMethods(DeviceSegment),
+    /// Any other path of a device that IoT Hub documents: all that modules have.
     DeviceOther(DeviceSegment),
     /// `{event hub}/ConsumerGroups/{group}/Partitions/{partition}`.
     Partition {
@@ -93,6 +100,12 @@ impl Address {
         if is_path(rest, &COMMANDS) {
             return Self::DeviceCommands(device);
         }
+        if is_path(rest, &["twin"]) {
+            return Self::DeviceTwin(device);
+        }
+        if is_path(rest, &METHODS) {
+            return Self::DeviceMethods(device);
+        }
         let own = match rest {
             [word, _module, rest @ ..] if word.eq_ignore_ascii_case("modules") => rest,
             _ => rest,
@@ -100,7 +113,7 @@ impl Address {
         if is_path(own, &COMMANDS) {
             return Self::ModuleCommands(device);
         }
-        let known: [&[&str]; 3] = [&["messages", "events"], &["methods", "devicebound"], &["twin"]];
+        let known: [&[&str]; 3] = [&["messages", "events"], &METHODS, &["twin"]];
         if known.iter().any(|path| is_path(own, path)) { Self::DeviceOther(device) } else { Self::Unknown }
     }
 
@@ -274,8 +287,7 @@ mod tests {
     #[test]
     fn other_device_paths_are_known_but_not_events() {
         for text in [
-            "/devices/d/methods/devicebound",
-            "/devices/d/twin",
+            "/devices/d/modules/m/methods/devicebound",
             "/devices/d/modules/m/messages/events",
             "/devices/d/modules/m/twin",
         ] {

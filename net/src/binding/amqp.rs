@@ -1,7 +1,7 @@
 //! AMQP, spoken for the hub: tokens, telemetry and commands of devices, readers of the event hub, receipts.
 //!
 //! [`AmqpBinding`] turns the events of [`net_amqp::Connection`] into requests to the engine and its answers into frames. A
-//! connection is a `Peer` whose parts are its login, the request nodes `$cbs` and `$management`, the devices attached on it
+//! connection is a `Peer` whose parts are its login, the request nodes `$cbs`, `$management` and twins, the devices attached on it
 //! with their telemetry links, receivers of events, inlets for commands, and outlets of commands and receipts. Each part gets
 //! a `Turn` to work with: the protocol machine, the output, the way to the engine.
 
@@ -25,6 +25,7 @@ mod sessions;
 mod small_map;
 mod telemetry;
 mod turn;
+mod twin;
 
 use std::sync::{Arc, LazyLock};
 

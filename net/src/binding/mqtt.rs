@@ -19,6 +19,7 @@ use net_mqtt::{Config, Connect, ConnectCode, Connection, Draft, Event, Inbound, 
 use registry::DeviceId;
 
 use super::presence::{Presence, Told};
+use super::status::{NO_TWIN, NO_TWIN_STATUS};
 use super::{Binding, Closing, Context};
 use bag::{RETAIN_PROPERTY, encode_event};
 use commands::Commands;
@@ -36,9 +37,6 @@ static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
         in_flight_max: limits::COMMAND_WINDOW,
     })
 });
-
-/// The answer to whoever asks for a twin, which this hub does not have.
-const NO_TWIN: &[u8] = br#"{"errorCode":501001,"message":"there are no device twins here"}"#;
 
 /// One MQTT connection to the hub.
 pub struct MqttBinding {
@@ -144,7 +142,7 @@ impl MqttBinding {
             Target::Twin { request_id } => {
                 self.presence.pass(publish.id);
                 // Clients fail with it instead of waiting: Python's by the status, Node's by the body alone.
-                let topic = format!("$iothub/twin/res/501/?$rid={request_id}");
+                let topic = format!("$iothub/twin/res/{NO_TWIN_STATUS}/?$rid={request_id}");
                 let draft = Draft { topic: &topic, payload: NO_TWIN, needs_ack: false, retain: false };
                 if topic.len() <= usize::from(u16::MAX) {
                     // Without acknowledgement there is no window that could be full.

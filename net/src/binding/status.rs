@@ -6,6 +6,12 @@ use net_amqp::condition::*;
 use registry::RegistryError;
 use serde_json::json;
 
+/// The status of an answer about a device's twin, which this hub does not have.
+pub const NO_TWIN_STATUS: u16 = 501;
+
+/// The body of that answer, as Node's client over MQTT reads it, which ignores the status.
+pub const NO_TWIN: &[u8] = br#"{"errorCode":501001,"message":"there are no device twins here"}"#;
+
 /// What the wire says about one refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {

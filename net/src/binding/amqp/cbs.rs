@@ -95,7 +95,7 @@ fn refuse_login(turn: &mut Turn<'_, '_>, device: Option<DeviceId>) {
 }
 
 fn reply(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, outcome: &Outcome) {
-    let message = rpc::encode_reply(ticket.message_id.as_deref(), outcome, net_amqp::value::encode::null);
+    let message = rpc::encode_reply(ticket.correlation_id.as_deref(), outcome, net_amqp::value::encode::null);
     nodes.reply(turn, ticket, message);
 }
 

@@ -71,7 +71,7 @@ pub fn handle_description(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ti
     match answer {
         Reply::PartitionStatus(status) => {
             let name = &turn.hub.hub.name;
-            let message = rpc::encode_reply(ticket.message_id.as_deref(), &Outcome::ok(), |out| {
+            let message = rpc::encode_reply(ticket.correlation_id.as_deref(), &Outcome::ok(), |out| {
                 encode_partition(name, &status, out);
             });
             nodes.reply(turn, ticket, message);
@@ -125,7 +125,7 @@ fn perform(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, operation
     match operation {
         Operation::DescribeEventHub => {
             let hub = turn.hub.hub;
-            let message = rpc::encode_reply(ticket.message_id.as_deref(), &Outcome::ok(), |out| {
+            let message = rpc::encode_reply(ticket.correlation_id.as_deref(), &Outcome::ok(), |out| {
                 encode_event_hub(&hub.name, hub.created_ms, hub.partition_count, out);
             });
             nodes.reply(turn, ticket, message);
@@ -140,7 +140,7 @@ fn perform(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, operation
 }
 
 fn fail(nodes: &mut Nodes, turn: &mut Turn<'_, '_>, ticket: Ticket, outcome: &Outcome) {
-    let message = rpc::encode_reply(ticket.message_id.as_deref(), outcome, encode::null);
+    let message = rpc::encode_reply(ticket.correlation_id.as_deref(), outcome, encode::null);
     nodes.reply(turn, ticket, message);
 }
 

@@ -1,4 +1,4 @@
-//! The request nodes `$cbs` and `$management`: request links, reply links, and replies that wait for credit.
+//! The request nodes `$cbs`, `$management`, and those of each device: request links, reply links, and replies that wait for credit.
 //!
 //! A reply goes out on a reply link of the request's own session: on the one that the request names, or else on the one
 //! attached last. It waits until the link is there and has credit; how many wait is bounded by the request link's credit,
@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use net_amqp::{
     Attach, AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId,
 };
+use registry::DeviceId;
 
 use super::LinkMap;
 use super::limits::REQUEST_CREDIT;
@@ -21,12 +22,16 @@ use super::turn::Turn;
 const QUEUE_LENGTH_MAX: usize = 4 * REQUEST_CREDIT as usize;
 
 /// Which node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Node {
     /// `$cbs`.
     Cbs,
     /// `$management`.
     Management,
+    /// The twin of a device.
+    Twin(DeviceId),
+    /// Where answers to calls of a device's methods go: it has no credit, for there are no calls.
+    Methods(DeviceId),
 }
 
 /// What a reply needs to know of its request.
@@ -35,8 +40,9 @@ pub struct Ticket {
     node: (SessionId, Node),
     request_link: LinkId,
     reply_to: Option<String>,
-    /// The request's message id as it was encoded.
-    pub message_id: Option<Vec<u8>>,
+    /// What the reply is to repeat as its correlation id, as it was encoded: the request's message id, or where a twin is asked
+    /// its correlation id.
+    pub correlation_id: Option<Vec<u8>>,
 }
 
 /// All request nodes of a connection.
@@ -58,6 +64,7 @@ struct RequestLink {
 #[derive(Debug, Default)]
 struct NodeState {
     links: Vec<ReplyLink>,
+    request_link_count: u32,
     queue: VecDeque<QueuedReply>,
     next_tag: u32,
 }
@@ -93,26 +100,30 @@ impl Nodes {
         let key = (session, node);
         match attach.role {
             LinkRole::Sender => {
-                turn.connection.grant(link, REQUEST_CREDIT, turn.output);
-                let request = RequestLink { node: key, credit: REQUEST_CREDIT, open_count: 0 };
-                self.requests.insert(link, request);
+                let credit = match key.1 {
+                    Node::Methods(_) => 0,
+                    Node::Cbs | Node::Management | Node::Twin(_) => REQUEST_CREDIT,
+                };
+                turn.connection.grant(link, credit, turn.output);
+                self.nodes.get_or_default(key.clone()).request_link_count += 1;
+                self.requests.insert(link, RequestLink { node: key, credit, open_count: 0 });
             }
             LinkRole::Receiver => {
                 let address = attach.target.as_ref().and_then(|target| target.address).map(str::to_owned);
                 let sends_settled = attach.sender_settle_mode == SenderSettleMode::Settled;
-                let links = &mut self.nodes.get_or_default(key).links;
+                let links = &mut self.nodes.get_or_default(key.clone()).links;
                 // Nearly always the only one.
                 links.reserve_exact(1);
                 links.push(ReplyLink { link, address, sends_settled });
-                self.replies.insert(link, key);
-                self.send(turn, key);
+                self.replies.insert(link, key.clone());
+                self.send(turn, &key);
             }
         }
     }
 
     /// Whether the link is one of a node's request links: then its transfers are requests.
     pub fn node_of_request(&self, link: LinkId) -> Option<Node> {
-        self.requests.get(&link).map(|request| request.node.1)
+        self.requests.get(&link).map(|request| request.node.1.clone())
     }
 
     /// A request came in on `link`.
@@ -120,11 +131,15 @@ impl Nodes {
         let state = self.requests.get_mut(&link)?;
         state.credit = state.credit.saturating_sub(1);
         state.open_count += 1;
+        let correlation_id = match state.node.1 {
+            Node::Cbs | Node::Management => request.message_id,
+            Node::Twin(_) | Node::Methods(_) => request.correlation_id,
+        };
         Some(Ticket {
-            node: state.node,
+            node: state.node.clone(),
             request_link: link,
             reply_to: request.reply_to.map(str::to_owned),
-            message_id: request.message_id.map(<[u8]>::to_vec),
+            correlation_id: correlation_id.map(<[u8]>::to_vec),
         })
     }
 
@@ -139,37 +154,45 @@ impl Nodes {
 
     /// The reply to a request is known.
     pub fn reply(&mut self, turn: &mut Turn<'_, '_>, ticket: Ticket, message: Vec<u8>) {
-        let state = self.nodes.get_or_default(ticket.node);
-        if state.queue.len() < QUEUE_LENGTH_MAX {
-            let Ticket { request_link, reply_to, .. } = ticket;
+        let Ticket { node, request_link, reply_to, .. } = ticket;
+        // Without any link left nobody could be told.
+        if let Some(state) = self.nodes.get_mut(&node)
+            && state.queue.len() < QUEUE_LENGTH_MAX
+        {
             state.queue.push_back(QueuedReply { request_link, reply_to, message });
         }
-        self.send(turn, ticket.node);
+        self.send(turn, &node);
     }
 
     /// A reply link has new credit, or a session has room again.
     pub fn handle_credit(&mut self, turn: &mut Turn<'_, '_>, link: LinkId) {
-        if let Some(&key) = self.replies.get(&link) {
-            self.send(turn, key);
+        if let Some(key) = self.replies.get(&link).cloned() {
+            self.send(turn, &key);
         }
     }
 
     /// The peer takes more: try all replies that wait.
     pub fn send_all(&mut self, turn: &mut Turn<'_, '_>) {
-        let waiting: Vec<_> =
-            self.nodes.iter().filter(|(_, state)| !state.queue.is_empty()).map(|(key, _)| *key).collect();
+        let waiting = self.nodes.iter().filter(|(_, state)| !state.queue.is_empty());
+        let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
         for key in waiting {
-            self.send(turn, key);
+            self.send(turn, &key);
         }
     }
 
-    /// A link is gone.
+    /// A link is gone; with the last one goes all that its node holds.
     pub fn handle_detached(&mut self, link: LinkId) {
-        self.requests.remove(&link);
-        if let Some(key) = self.replies.remove(&link)
-            && let Some(state) = self.nodes.get_mut(&key)
-        {
-            state.links.retain(|reply| reply.link != link);
+        let request = self.requests.remove(&link);
+        let key = match (&request, self.replies.remove(&link)) {
+            (Some(request), _) => request.node.clone(),
+            (None, Some(key)) => key,
+            (None, None) => return,
+        };
+        let Some(state) = self.nodes.get_mut(&key) else { return };
+        state.request_link_count -= u32::from(request.is_some());
+        state.links.retain(|reply| reply.link != link);
+        if state.request_link_count == 0 && state.links.is_empty() {
+            self.nodes.remove(&key);
         }
     }
 
@@ -178,12 +201,11 @@ impl Nodes {
         self.nodes.retain(|(owner, _), _| *owner != session);
     }
 
-    /// The links of a node, for when the right to use it ends.
-    pub fn links(&self, node: Node) -> Vec<LinkId> {
-        let requests =
-            self.requests.iter().filter(|(_, request)| request.node.1 == node).map(|(link, _)| *link);
-        let replies = self.replies.iter().filter(|(_, key)| key.1 == node).map(|(link, _)| *link);
-        requests.chain(replies).collect()
+    /// The links of some nodes, for when the right to use them ends.
+    pub fn links(&self, is_meant: impl Fn(&Node) -> bool) -> Vec<LinkId> {
+        let requests = self.requests.iter().map(|(link, request)| (link, &request.node));
+        let replies = self.replies.iter();
+        requests.chain(replies).filter(|(_, key)| is_meant(&key.1)).map(|(link, _)| *link).collect()
     }
 
     /// Every link of every node.
@@ -191,8 +213,8 @@ impl Nodes {
         self.requests.keys().chain(self.replies.keys()).copied()
     }
 
-    fn send(&mut self, turn: &mut Turn<'_, '_>, key: (SessionId, Node)) {
-        let Some(state) = self.nodes.get_mut(&key) else { return };
+    fn send(&mut self, turn: &mut Turn<'_, '_>, key: &(SessionId, Node)) {
+        let Some(state) = self.nodes.get_mut(key) else { return };
         let mut left = Vec::new();
         while let Some(reply) = state.queue.front() {
             let named =

@@ -12,7 +12,7 @@ use super::readers::{EXPIRED_TEXT, Readers};
 use super::sessions::{DeviceSessions, expired_status};
 use super::telemetry::{Delivery, Telemetry};
 use super::turn::{Pending, Turn};
-use super::{cbs, limits, management, rpc};
+use super::{cbs, limits, management, rpc, twin};
 use crate::binding::address::Resource;
 use crate::binding::status::Status;
 
@@ -216,6 +216,9 @@ impl Peer {
         match node {
             Node::Cbs => cbs::handle_request(&mut self.nodes, turn, ticket, &request),
             Node::Management => management::handle_request(&mut self.nodes, turn, ticket, &request),
+            Node::Twin(_) => twin::handle_request(&mut self.nodes, turn, ticket),
+            // Without credit nothing comes.
+            Node::Methods(_) => {}
         }
     }
 
@@ -331,11 +334,16 @@ impl Peer {
         self.readers.handle_expiry(turn);
         self.inlets.handle_expiry(turn);
         self.outlets.handle_expiry(turn);
-        if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
-            for link in self.nodes.links(Node::Management) {
-                self.nodes.handle_detached(link);
-                turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
+        let is_over = |node: &Node| match node {
+            Node::Cbs => false,
+            Node::Management => {
+                turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none()
             }
+            Node::Twin(device) | Node::Methods(device) => turn.shared.grants.for_device(device).is_none(),
+        };
+        for link in self.nodes.links(is_over) {
+            self.nodes.handle_detached(link);
+            turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
         }
     }
 

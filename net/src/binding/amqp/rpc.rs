@@ -1,4 +1,4 @@
-//! Requests to `$cbs` and `$management`, and the replies to them.
+//! Requests to `$cbs`, `$management` and twins, and the replies to the first two.
 
 use net_amqp::value::{Decoder, Descriptor, Map, Value, encode};
 use net_amqp::{DecodeError, performative::code};
@@ -10,6 +10,8 @@ use super::limits::MESSAGE_ID_BYTES_MAX;
 pub struct Request<'a> {
     /// The message id as it was encoded: the reply repeats it with the same type.
     pub message_id: Option<&'a [u8]>,
+    /// The correlation id as it was encoded: what a twin's reply repeats.
+    pub correlation_id: Option<&'a [u8]>,
     /// Where the reply is wanted.
     pub reply_to: Option<&'a str>,
     /// What is asked.
@@ -35,6 +37,7 @@ impl<'a> Request<'a> {
                         match (index, value) {
                             (0, value) if value != Value::Null => request.message_id = Some(field),
                             (4, value) => request.reply_to = value.as_text(),
+                            (5, value) if value != Value::Null => request.correlation_id = Some(field),
                             _ => {}
                         }
                     }
@@ -47,8 +50,10 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        if request.message_id.is_some_and(|id| id.len() > MESSAGE_ID_BYTES_MAX) {
-            return Err(DecodeError::InvalidValue("message-id"));
+        for (id, name) in [(request.message_id, "message-id"), (request.correlation_id, "correlation-id")] {
+            if id.is_some_and(|id| id.len() > MESSAGE_ID_BYTES_MAX) {
+                return Err(DecodeError::InvalidValue(name));
+            }
         }
         Ok(request)
     }
@@ -92,9 +97,9 @@ impl Outcome {
     }
 }
 
-/// The reply to the request with this encoded message id. `body` writes the one AMQP value.
+/// The reply to a request, which repeats this encoded id. `body` writes the one AMQP value.
 pub fn encode_reply(
-    message_id: Option<&[u8]>,
+    correlation_id: Option<&[u8]>,
     outcome: &Outcome,
     body: impl FnOnce(&mut Vec<u8>),
 ) -> Vec<u8> {
@@ -104,7 +109,7 @@ pub fn encode_reply(
     for _ in 0..5 {
         encode::null(&mut out);
     }
-    match message_id {
+    match correlation_id {
         Some(id) => out.extend_from_slice(id),
         None => encode::null(&mut out),
     }

@@ -205,7 +205,8 @@ pub fn refusal(answer: Reply) -> EngineError {
     }
 }
 
-fn unauthorized() -> Status {
+/// No token of the connection covers the device.
+pub fn unauthorized() -> Status {
     Status::new(
         401_002,
         "IotHubUnauthorizedAccess",

@@ -135,10 +135,10 @@ impl<K: Hash + Eq, V: Default> SmallMap<K, V> {
     /// The value of a key, made if it has none.
     pub fn get_or_default(&mut self, key: K) -> &mut V
     where
-        K: Copy,
+        K: Clone,
     {
         if !self.contains_key(&key) {
-            self.insert(key, V::default());
+            self.insert(key.clone(), V::default());
         }
         self.get_mut(&key).expect("it was just put in")
     }

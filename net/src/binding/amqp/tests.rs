@@ -15,4 +15,5 @@ mod refusals;
 mod round_trip;
 mod script;
 mod tokens;
+mod twins;
 pub mod wire;

@@ -2,12 +2,13 @@
 
 use engine::request::EngineError;
 use net_amqp::{Attach, LinkId, LinkRole, SessionId, condition};
+use registry::DeviceId;
 
 use super::{Peer, Phase};
-use crate::binding::address::{Address, Resource};
+use crate::binding::address::{Address, DeviceSegment, Resource};
 use crate::binding::amqp::nodes::Node;
 use crate::binding::amqp::readers::NO_LISTEN_TEXT;
-use crate::binding::amqp::sessions::{Joined, Purpose};
+use crate::binding::amqp::sessions::{Joined, Purpose, unauthorized};
 use crate::binding::amqp::turn::Turn;
 use crate::binding::status::Status;
 
@@ -67,7 +68,21 @@ impl Peer {
                 let text = "the link goes the wrong way for its address";
                 turn.refuse(link, &Status::new(400_003, "InvalidOperation", condition::NOT_ALLOWED, text));
             }
-            (Address::ModuleCommands(_) | Address::DeviceOther(_) | Address::ServiceEndpoint, _) => {
+            (Address::DeviceTwin(segment), _) => {
+                self.attach_of_device(turn, link, session, attach, &segment, Node::Twin);
+            }
+            // The link for answers comes first and is let in: a Node client whose first link is refused while it asks for the
+            // second one keeps its connection for 45 s without sending anything.
+            (Address::DeviceMethods(segment), true) => {
+                self.attach_of_device(turn, link, session, attach, &segment, Node::Methods);
+            }
+            (
+                Address::ModuleCommands(_)
+                | Address::DeviceMethods(_)
+                | Address::DeviceOther(_)
+                | Address::ServiceEndpoint,
+                _,
+            ) => {
                 let text = "this hub does not have the endpoint";
                 turn.refuse(link, &Status::new(501_001, "NotImplemented", condition::NOT_IMPLEMENTED, text));
             }
@@ -79,6 +94,23 @@ impl Peer {
                 let text = turn.not_found_text(text);
                 turn.refuse_reader(link, condition::NOT_FOUND, &text);
             }
+        }
+    }
+
+    /// A client asks for a link of a device's own node.
+    fn attach_of_device(
+        &mut self,
+        turn: &mut Turn<'_, '_>,
+        link: LinkId,
+        session: SessionId,
+        attach: &Attach<'_>,
+        segment: &DeviceSegment,
+        node: fn(DeviceId) -> Node,
+    ) {
+        let mut candidates = segment.candidates();
+        match candidates.find(|device| turn.shared.grants.for_device(device).is_some()) {
+            Some(device) => self.nodes.attach(turn, node(device), link, session, attach),
+            None => turn.refuse(link, &unauthorized()),
         }
     }
 

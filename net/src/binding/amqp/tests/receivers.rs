@@ -22,7 +22,9 @@ fn other_endpoints_and_wrong_directions_are_refused_in_the_documented_manner() {
     test.run();
     for (sends, address, condition) in [
         (false, "/devices/d/modules/m/messages/devicebound", "amqp:not-implemented"),
-        (true, "/devices/d/twin", "amqp:not-implemented"),
+        (true, "/devices/d/modules/m/twin", "amqp:not-implemented"),
+        (true, "/devices/d/modules/m/methods/devicebound", "amqp:not-implemented"),
+        (false, "/devices/d/methods/devicebound", "amqp:not-implemented"),
         (false, "/messages/serviceBound/filenotifications", "amqp:not-implemented"),
         (true, "/devices/d/messages/devicebound", "amqp:not-allowed"),
         (false, "/messages/devicebound", "amqp:not-allowed"),

@@ -6,6 +6,7 @@ use registry::{DeviceId, KeyForm, PolicyName, sas};
 
 use super::hub::{Hub, Seen, key};
 use crate::binding::credentials::{DEVICES, HOST, SECOND_LIFE, credentials};
+use crate::binding::status::NO_TWIN;
 
 const TOPIC: &str = "devices/d/messages/events/";
 const USER_NAME: &str = "plant7.example/d/?api-version=2021-04-12";
@@ -210,11 +211,8 @@ fn a_twin_request_fails_clearly() {
     let wire = hub.connect("d", 1);
     hub.publish(wire, TOPIC, b"x", true);
     hub.publish(wire, "$iothub/twin/GET/?$rid=7a", b"", true);
-    let answer = Seen::Message {
-        topic: "$iothub/twin/res/501/?$rid=7a".into(),
-        payload: super::super::NO_TWIN.to_vec(),
-        id: None,
-    };
+    let answer =
+        Seen::Message { topic: "$iothub/twin/res/501/?$rid=7a".into(), payload: NO_TWIN.to_vec(), id: None };
     assert_eq!(hub.seen(wire), [Seen::Acknowledged(1), answer, Seen::Acknowledged(2)]);
     assert_eq!(hub.stored().len(), 1);
 }
