@@ -9,8 +9,7 @@
 mod end;
 mod flight;
 pub mod limits;
-
-use std::collections::VecDeque;
+mod requests;
 
 use engine::monitor::Protocol;
 use engine::request::{
@@ -22,6 +21,7 @@ use registry::{DeviceId, PolicyName, SasToken};
 use super::{Context, token};
 use crate::strangers::is_refused_login;
 use flight::Flight;
+use requests::{About, Requests};
 
 pub use end::End;
 pub use flight::EventShape;
@@ -40,9 +40,7 @@ pub struct Presence<A> {
     /// Tells the answers about one receiver from those about the next.
     serial: u32,
     is_stopping: bool,
-    /// Requests that met a full engine.
-    unsent: VecDeque<(u64, Request)>,
-    retry_at_ms: Option<u64>,
+    requests: Requests,
     /// Since when events wait for room in the engine.
     refused_since_ms: Option<u64>,
     /// When the token ends, on the monotonic clock.
@@ -145,41 +143,6 @@ pub enum EventError<E> {
     },
 }
 
-/// What an answer of the engine is about; in the low bits of its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
-    Authenticate,
-    OpenSession,
-    Append,
-    OpenReceiver,
-    Receive,
-    Settle,
-    Own,
-    Nothing,
-}
-
-impl About {
-    const ALL: [Self; 8] = [
-        Self::Authenticate,
-        Self::OpenSession,
-        Self::Append,
-        Self::OpenReceiver,
-        Self::Receive,
-        Self::Settle,
-        Self::Own,
-        Self::Nothing,
-    ];
-
-    /// The token of a request, with a number of its own kind.
-    fn token(self, number: u64) -> u64 {
-        number << 3 | self as u64
-    }
-
-    fn of(token: u64) -> Option<(Self, u64)> {
-        Self::ALL.get((token & 7) as usize).map(|about| (*about, token >> 3))
-    }
-}
-
 impl<A> Default for Presence<A> {
     fn default() -> Self {
         Self {
@@ -189,8 +152,7 @@ impl<A> Default for Presence<A> {
             commands: Commands::None,
             serial: 0,
             is_stopping: false,
-            unsent: VecDeque::new(),
-            retry_at_ms: None,
+            requests: Requests::default(),
             refused_since_ms: None,
             expiry_ms: None,
             policy: None,
@@ -203,7 +165,7 @@ impl<A> Presence<A> {
     pub fn log_in(&mut self, credentials: Credentials, hub: &mut Context<'_>) {
         let Credentials { device, question } = credentials;
         self.phase = Phase::Authenticating(device);
-        self.request(About::Authenticate, 0, question, hub);
+        self.requests.ask(About::Authenticate, 0, question, hub);
     }
 
     /// Who it is, once it is attached.
@@ -248,7 +210,7 @@ impl<A> Presence<A> {
         let Phase::Verified(device, grant) = &self.phase else { return };
         let (device, grant) = (device.clone(), Grant::clone(grant));
         self.phase = Phase::Attaching(device.clone(), grant.expires_s);
-        self.request(About::OpenSession, 0, Request::OpenSession { device, grant, protocol }, hub);
+        self.requests.ask(About::OpenSession, 0, Request::OpenSession { device, grant, protocol }, hub);
     }
 
     /// Store an event; `encode` appends it. Once it is durable, and those before it are, [`poll_stored`](Self::poll_stored)
@@ -293,13 +255,13 @@ impl<A> Presence<A> {
         self.commands = Commands::Opening;
         self.serial += 1;
         let number = self.serial.into();
-        self.request(About::OpenReceiver, number, Request::OpenCommandReceiver { session }, hub);
+        self.requests.ask(About::OpenReceiver, number, Request::OpenCommandReceiver { session }, hub);
     }
 
     /// Receive no commands any more: those that are locked go back.
     pub fn close_receiver(&mut self, hub: &mut Context<'_>) {
         if let Commands::Open { receiver, .. } = std::mem::replace(&mut self.commands, Commands::None) {
-            self.request(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
+            self.requests.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
         }
     }
 
@@ -309,7 +271,7 @@ impl<A> Presence<A> {
         if count_max > 0 && !self.is_stopping {
             *is_asked = true;
             let request = Request::Receive { receiver: *receiver, count_max };
-            self.request(About::Receive, self.serial.into(), request, hub);
+            self.requests.ask(About::Receive, self.serial.into(), request, hub);
         }
     }
 
@@ -317,13 +279,13 @@ impl<A> Presence<A> {
     pub fn settle(&mut self, token: LockToken, settlement: Settlement, mark: u32, hub: &mut Context<'_>) {
         if let Commands::Open { receiver, .. } = self.commands {
             let holder = Holder::Receiver(receiver);
-            self.request(About::Settle, mark.into(), Request::Settle { holder, token, settlement }, hub);
+            self.requests.ask(About::Settle, mark.into(), Request::Settle { holder, token, settlement }, hub);
         }
     }
 
     /// Ask the engine something else. Answered by [`Told::Answer`]; one at a time.
     pub fn ask(&mut self, request: Request, hub: &mut Context<'_>) {
-        self.request(About::Own, self.serial.into(), request, hub);
+        self.requests.ask(About::Own, self.serial.into(), request, hub);
     }
 
     /// Take no more of the device, and give out what is stored already: see [`is_settled`](Self::is_settled).
@@ -340,7 +302,7 @@ impl<A> Presence<A> {
     pub fn finish(&mut self) {
         self.phase = Phase::Over;
         self.commands = Commands::None;
-        self.unsent.clear();
+        self.requests.clear();
     }
 
     /// The connection is gone: the last moment to store something, where the engine has not ended the session. Nobody
@@ -394,7 +356,7 @@ impl<A> Presence<A> {
         if is_due(self.refused_since_ms.map(|since_ms| since_ms + limits::REFUSED_MS_MAX)) {
             return self.end(End::Throttled);
         }
-        if is_due(self.retry_at_ms) {
+        if is_due(self.requests.retry_at_ms()) {
             self.retry(hub);
         }
         None
@@ -404,16 +366,14 @@ impl<A> Presence<A> {
     pub fn next_timeout_ms(&self) -> Option<u64> {
         match self.phase {
             Phase::Over => None,
-            _ => self.retry_at_ms.into_iter().chain(self.expiry_ms).min(),
+            _ => self.requests.retry_at_ms().into_iter().chain(self.expiry_ms).min(),
         }
     }
 
     /// Give back at the end of a turn what an idle device does not need.
     pub fn trim(&mut self) {
         self.flight.trim();
-        if self.unsent.is_empty() {
-            self.unsent = VecDeque::new();
-        }
+        self.requests.trim();
     }
 
     fn end(&mut self, end: End) -> Option<Told> {
@@ -421,41 +381,18 @@ impl<A> Presence<A> {
         Some(Told::Over(end))
     }
 
-    /// Ask the engine, now or as soon as there is room.
-    fn request(&mut self, about: About, number: u64, request: Request, hub: &mut Context<'_>) {
-        let token = about.token(number);
-        let caller = Caller { connection: hub.connection, token };
-        if self.unsent.is_empty() && hub.door.ask(caller, request.clone()).is_ok() {
-            return;
-        }
-        self.unsent.push_back((token, request));
-        self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
-    }
-
     /// Ask again for what met a full engine.
     fn retry(&mut self, hub: &mut Context<'_>) {
-        if self.retry_at_ms.take().is_none() {
+        if !self.requests.retry(hub) {
             return;
         }
-        self.send_unsent(hub);
-        while self.retry_at_ms.is_none()
+        while self.requests.retry_at_ms().is_none()
             && let Some(number) = self.flight.ask_again()
         {
             self.append(number, hub);
         }
         if !self.flight.has_refused() {
             self.refused_since_ms = None;
-        }
-    }
-
-    fn send_unsent(&mut self, hub: &mut Context<'_>) {
-        while let Some((token, request)) = self.unsent.front() {
-            let caller = Caller { connection: hub.connection, token: *token };
-            if hub.door.ask(caller, request.clone()).is_err() {
-                self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
-                return;
-            }
-            self.unsent.pop_front();
         }
     }
 
@@ -471,7 +408,7 @@ impl<A> Presence<A> {
     fn refuse_event(&mut self, number: u64, hub: &Context<'_>) {
         self.flight.refuse(number);
         self.refused_since_ms.get_or_insert(hub.now.mono_ms);
-        self.retry_at_ms = Some(hub.now.mono_ms + limits::RETRY_MS);
+        self.requests.retry_soon(hub);
     }
 
     fn take_reply(&mut self, about: About, number: u64, reply: Reply, hub: &mut Context<'_>) -> Option<Told> {
@@ -486,7 +423,7 @@ impl<A> Presence<A> {
                     Some(Told::Receiver(true))
                 }
                 _ => {
-                    self.request(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
+                    self.requests.ask(About::Nothing, 0, Request::CloseReceiver { receiver }, hub);
                     None
                 }
             },
