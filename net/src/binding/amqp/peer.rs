@@ -141,13 +141,15 @@ impl Peer {
 
     /// When to call [`handle_timeout`](Self::handle_timeout).
     pub fn next_timeout_ms(&self) -> Option<u64> {
-        let closing = match self.phase {
+        let phase = match self.phase {
+            Phase::Talking => self.login.next_timeout_ms(),
+            // Whatever happens to its tokens: nothing is done about them any more.
+            Phase::Stopping(_) | Phase::Finished => None,
             Phase::Closing { deadline_ms } => Some(deadline_ms),
-            _ => None,
         };
         // Should a turn ever end without its end being told, what it gathered goes out with the next tick.
         let unsaid = self.telemetry.is_dirty().then_some(0);
-        [closing, unsaid, self.retry_at_ms, self.login.next_timeout_ms()].into_iter().flatten().min()
+        [phase, unsaid, self.retry_at_ms].into_iter().flatten().min()
     }
 
     /// End every link with `condition` and the connection behind them, once what is in flight is answered.

@@ -27,7 +27,7 @@ enum Whose {
 }
 
 /// `{d}` is the device that the bearer says to be.
-const PLACES: [(Way, &str, Whose); 20] = [
+const PLACES: [(Way, &str, Whose); 22] = [
     (Way::Sends, "/devices/{d}/messages/events", Whose::Device),
     (Way::Receives, "/devices/{d}/messages/devicebound", Whose::Device),
     (Way::Sends, "/messages/devicebound", Whose::Service),
@@ -40,7 +40,9 @@ const PLACES: [(Way, &str, Whose); 20] = [
     (Way::Sends, "/devices/{d}/messages/devicebound", Whose::Nobody(NOT_ALLOWED)),
     (Way::Receives, "/messages/devicebound", Whose::Nobody(NOT_ALLOWED)),
     (Way::Sends, "/messages/serviceBound/feedback", Whose::Nobody(NOT_ALLOWED)),
-    (Way::Sends, "/devices/{d}/twin", Whose::Nobody(NOT_IMPLEMENTED)),
+    (Way::Sends, "/devices/{d}/twin", Whose::Device),
+    (Way::Receives, "/devices/{d}/twin", Whose::Device),
+    (Way::Sends, "/devices/{d}/methods/devicebound", Whose::Device),
     (Way::Receives, "/devices/{d}/methods/devicebound", Whose::Nobody(NOT_IMPLEMENTED)),
     (Way::Sends, "/devices/{d}/modules/m/messages/events", Whose::Nobody(NOT_IMPLEMENTED)),
     (Way::Receives, "/devices/{d}/modules/m/messages/devicebound", Whose::Nobody(NOT_IMPLEMENTED)),

@@ -8,6 +8,7 @@ use registry::Rights;
 
 use super::script::{START_S, Test, device_grant, policy_grant, token_text};
 use super::wire::{Seen, put_token, status_of, telemetry};
+use crate::binding::Binding;
 use crate::binding::amqp::limits;
 
 #[test]
@@ -69,6 +70,18 @@ fn without_a_token_only_cbs_is_open_and_not_for_long() {
         _ => None,
     });
     assert_eq!(closed.as_deref(), Some("amqp:connection:forced"));
+}
+
+/// Its fuzz target found it: the moment at which a token was due lay in the past for good, and each look closed once more.
+#[test]
+fn a_connection_that_was_closed_rests_until_it_is_given_up() {
+    let mut test = Test::new();
+    test.wire.reads = false;
+    test.advance(limits::TOKENLESS_MS_MAX);
+    let at_ms = test.wire.binding.next_timeout_ms().expect("it waits for the answer");
+    assert!(at_ms > test.now.mono_ms, "{at_ms} is not behind {}", test.now.mono_ms);
+    test.advance(limits::CLOSE_ANSWER_MS_MAX);
+    assert!(test.wire.binding.is_finished());
 }
 
 #[test]
