@@ -11,13 +11,16 @@
 
 mod amqp;
 mod amqp_value;
+mod client;
 pub mod corpus;
 mod http;
+mod hub;
 mod input;
 mod journal;
 mod log;
 mod mqtt;
 pub mod mutate;
+mod one;
 mod sas;
 pub mod seeds;
 mod shard;
@@ -45,6 +48,13 @@ pub const TARGETS: &[Target] = &[
     Target { name: "mqtt", run: mqtt::connection, mutation_count: 20 },
     Target { name: "mqtt_packet", run: mqtt::packet, mutation_count: 30 },
     Target { name: "sas", run: sas::token, mutation_count: 20 },
+    Target { name: "hub_amqp", run: hub::amqp, mutation_count: 2 },
+    Target { name: "hub_http", run: hub::http, mutation_count: 2 },
+    Target { name: "hub_mqtt", run: hub::mqtt, mutation_count: 2 },
+    Target { name: "node", run: one::message, mutation_count: 2 },
+    Target { name: "mqtt_text", run: one::text, mutation_count: 2 },
+    Target { name: "rest", run: one::body, mutation_count: 2 },
+    Target { name: "query", run: one::query, mutation_count: 2 },
     Target { name: "log", run: log::recovery, mutation_count: 2 },
     Target { name: "journal", run: journal::entries, mutation_count: 2 },
     Target { name: "snapshot", run: journal::snapshot, mutation_count: 2 },

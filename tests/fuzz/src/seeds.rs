@@ -1,18 +1,18 @@
 //! What the corpora begin with: conversations as clients hold them, and the same in pieces.
 
-use net_amqp::performative::{Begin, Close, Detach, Disposition, End, Flow, Open, Transfer};
+use net_amqp::performative::Transfer;
 use net_amqp::sasl::{SaslFrame, plain_response};
 use net_amqp::value::Descriptor;
-use net_amqp::{
-    Attach, DeliveryState, LinkRole, MessageBuilder, Properties, ReceiverSettleMode, SenderSettleMode,
-    Source, Symbols, Target, Value,
-};
-use net_mqtt::packet::{encode_subscribe, encode_unsubscribe};
-use net_mqtt::{ConnAck, Connect, ConnectCode, Packet, PacketId, Publish, Qos, SubAck, Will};
-use registry::{KeyForm, sas};
+use net_amqp::{LinkRole, MessageBuilder, Properties, Symbols, Value};
+use net_mqtt::{ConnAck, ConnectCode, Packet, SubAck};
 
-use crate::sas::{START_S, key};
+use crate::client::{
+    amqp_opening, attach, begin, delivery, disposition, endings, flow, frame, id, masked, mqtt_conversation,
+    open, owner, packet, publish, put_token, token, transfer,
+};
 use crate::shard::World;
+
+mod hub;
 
 /// The seeds of a target.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
@@ -26,6 +26,13 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "mqtt" => streams(&[mqtt_conversation(&token("d"), true), mqtt_answers()]),
         "mqtt_packet" => mqtt_packets(),
         "sas" => tokens(),
+        "hub_amqp" => streams(&hub::amqp()),
+        "hub_http" => streams(&hub::http()),
+        "hub_mqtt" => streams(&hub::mqtt()),
+        "node" => hub::messages_to_nodes(),
+        "mqtt_text" => hub::mqtt_texts(),
+        "rest" => hub::bodies(),
+        "query" => hub::queries(),
         "log" => damages(),
         "journal" => crate::journal::seeds(&World::furnished()),
         "snapshot" => vec![crate::journal::snapshot_seed()],
@@ -37,124 +44,6 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
 fn streams(streams: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let heads = [[3, 0], [2, 5]];
     streams.iter().flat_map(|stream| heads.map(|head| [&head[..], stream].concat())).collect()
-}
-
-fn token(id: &str) -> String {
-    sas::sign(&format!("plant7.example/devices/{id}"), &key(1), KeyForm::Decoded, START_S + 3600, None)
-}
-
-fn owner() -> String {
-    sas::sign("plant7.example", &key(1), KeyForm::Decoded, START_S + 3600, Some("owner"))
-}
-
-fn frame(frame_type: u8, channel: u16, encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = vec![0, 0, 0, 0, 2, frame_type];
-    bytes.extend_from_slice(&channel.to_be_bytes());
-    encode(&mut bytes);
-    let size = (bytes.len() as u32).to_be_bytes();
-    bytes[..4].copy_from_slice(&size);
-    bytes
-}
-
-fn amqp_opening(mechanism: &str, response: &[u8]) -> Vec<Vec<u8>> {
-    let init =
-        SaslFrame::Init { mechanism, initial_response: Some(response), hostname: Some("plant7.example") };
-    vec![
-        b"AMQP\x03\x01\x00\x00".to_vec(),
-        frame(1, 0, |out| init.encode(out)),
-        b"AMQP\x00\x01\x00\x00".to_vec(),
-        open(),
-        begin(0, None),
-    ]
-}
-
-fn open() -> Vec<u8> {
-    let open = Open {
-        container_id: "client",
-        hostname: Some("plant7.example"),
-        max_frame_bytes: 65536,
-        channel_max: 100,
-        idle_timeout_ms: Some(60_000),
-        offered_capabilities: Symbols::Absent,
-        desired_capabilities: Symbols::Absent,
-        properties: None,
-    };
-    frame(0, 0, |out| open.encode(out))
-}
-
-fn begin(channel: u16, remote_channel: Option<u16>) -> Vec<u8> {
-    let begin = Begin {
-        remote_channel,
-        next_outgoing_id: 0,
-        incoming_window: 100,
-        outgoing_window: 100,
-        handle_max: 1000,
-        offered_capabilities: Symbols::Absent,
-        desired_capabilities: Symbols::Absent,
-        properties: None,
-    };
-    frame(0, channel, |out| begin.encode(out))
-}
-
-fn attach(channel: u16, name: &str, handle: u32, role: LinkRole, address: &str) -> Vec<u8> {
-    let attach = Attach {
-        name,
-        handle,
-        role,
-        sender_settle_mode: SenderSettleMode::Mixed,
-        receiver_settle_mode: ReceiverSettleMode::First,
-        source: Some(Source::at(address)),
-        target: Some(Target::at(address)),
-        unsettled: None,
-        incomplete_unsettled: false,
-        initial_delivery_count: (role == LinkRole::Sender).then_some(0),
-        max_message_bytes: None,
-        offered_capabilities: Symbols::Absent,
-        desired_capabilities: Symbols::Absent,
-        properties: None,
-    };
-    frame(0, channel, |out| attach.encode(out))
-}
-
-fn flow(channel: u16, handle: Option<u32>, link_credit: Option<u32>, drain: bool) -> Vec<u8> {
-    let flow = Flow {
-        next_incoming_id: Some(1),
-        incoming_window: 100,
-        next_outgoing_id: 0,
-        outgoing_window: 100,
-        handle,
-        link_credit,
-        delivery_count: link_credit.map(|_| 0),
-        drain,
-        ..Flow::default()
-    };
-    frame(0, channel, |out| flow.encode(out))
-}
-
-fn transfer(channel: u16, transfer: &Transfer<'_>, payload: &[u8]) -> Vec<u8> {
-    frame(0, channel, |out| {
-        transfer.encode(out);
-        out.extend_from_slice(payload);
-    })
-}
-
-fn delivery(handle: u32, id: u32) -> Transfer<'static> {
-    Transfer { handle, delivery_id: Some(id), delivery_tag: Some(b"t"), ..Transfer::default() }
-}
-
-fn disposition(role: LinkRole, last: u32) -> Vec<u8> {
-    let state = Some(DeliveryState::Accepted);
-    let disposition =
-        Disposition { role, first: 0, last: Some(last), settled: true, state, batchable: false };
-    frame(0, 0, |out| disposition.encode(out))
-}
-
-fn endings(channel: u16) -> Vec<Vec<u8>> {
-    vec![
-        frame(0, channel, |out| Detach { handle: 1, closed: true, error: None }.encode(out)),
-        frame(0, channel, |out| End { error: None }.encode(out)),
-        frame(0, 0, |out| Close { error: None }.encode(out)),
-    ]
 }
 
 fn amqp_conversation() -> Vec<u8> {
@@ -269,16 +158,6 @@ fn messages() -> Vec<Vec<u8>> {
     ]
 }
 
-fn put_token(token: &str) -> Vec<u8> {
-    MessageBuilder::default()
-        .properties(Properties { message_id: Some(Value::String("m")), ..Properties::default() })
-        .application_property("operation", Value::String("put-token"))
-        .application_property("type", Value::String("servicebus.windows.net:sastoken"))
-        .application_property("name", Value::String("plant7.example/devices/d"))
-        .value(Value::String(token))
-        .encode()
-}
-
 fn http_requests() -> Vec<Vec<u8>> {
     [
         "GET /devices/a%23b?api-version=2021-04-12 HTTP/1.1\r\nHost: hub\r\nAccept: a, b\r\n\r\n\
@@ -295,22 +174,6 @@ fn http_requests() -> Vec<Vec<u8>> {
     .to_vec()
 }
 
-/// A client's frame.
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mask = [0x12, 0x34, 0x56, 0x78];
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(0x80 | length as u8),
-        length => {
-            bytes.push(0x80 | 126);
-            bytes.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-    }
-    bytes.extend_from_slice(&mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    bytes
-}
-
 fn frames() -> Vec<u8> {
     [
         masked(0x82, b"hello"),
@@ -322,59 +185,6 @@ fn frames() -> Vec<u8> {
         masked(0x88, b"\x03\xe8bye"),
     ]
     .concat()
-}
-
-fn packet(packet: &Packet<'_>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    packet.encode(&mut bytes);
-    bytes
-}
-
-fn id(number: u16) -> PacketId {
-    PacketId::new(number).expect("not zero")
-}
-
-fn publish(topic: &str, payload: &[u8], number: u16) -> Vec<u8> {
-    let (qos, id) = match number {
-        0 => (Qos::AtMostOnce, None),
-        number => (Qos::AtLeastOnce, Some(id(number))),
-    };
-    packet(&Packet::Publish(Publish { topic, payload, qos, id, duplicate: false, retain: number == 3 }))
-}
-
-fn mqtt_conversation(password: &str, with_will: bool) -> Vec<u8> {
-    let will = Will {
-        topic: "devices/d/messages/events/w=1",
-        payload: b"gone",
-        qos: Qos::AtLeastOnce,
-        retain: true,
-    };
-    let connect = Connect {
-        will: with_will.then_some(will),
-        user_name: Some("plant7.example/d/?api-version=2021-04-12&DeviceClientType=x%2F1"),
-        password: Some(password.as_bytes()),
-        keep_alive_s: 60,
-        clean_session: with_will,
-        ..Connect::new("d")
-    };
-    let mut units = packet(&Packet::Connect(connect));
-    encode_subscribe(
-        id(1),
-        &[("devices/d/messages/devicebound/#", Qos::AtLeastOnce), ("x/+", Qos::AtMostOnce)],
-        &mut units,
-    );
-    units.extend(publish("devices/d/messages/events/", b"one", 0));
-    units.extend(publish("devices/d/messages/events/a=b&%24.mid=1&%24.ct=text%2Fplain&c%20d=", b"two", 2));
-    units.extend(publish(
-        "devices/d/messages/events/$.cid=9&$.exp=2030-01-01T00:00:00Z&$.on=x/",
-        b"three",
-        3,
-    ));
-    units.extend(packet(&Packet::PubAck(id(1))));
-    units.extend(packet(&Packet::PingReq));
-    encode_unsubscribe(id(30), &["devices/d/messages/devicebound/#"], &mut units);
-    units.extend(packet(&Packet::Disconnect));
-    units
 }
 
 fn mqtt_answers() -> Vec<u8> {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use engine::Now;
 use engine::request::{
-    Ack, Caller, CommandDraft, ConnectionId, CoreId, DeviceDraft, EngineError, PartitionId, Reply, Request,
+    Ack, Caller, CommandDraft, ConnectionId, CoreId, DeviceDraft, DeviceView, EngineError, Notice,
+    PartitionId, Reply, Request,
 };
 use engine::shard::{OpenReport, PartitionStorage, Shard, ShardConfig};
 use registry::{ConsumerGroupId, DataKey, DeviceId, DeviceKeys, DeviceStatus, Policy, PolicyName, Rights};
@@ -35,6 +36,12 @@ pub struct World {
     pub report: OpenReport,
     replies: BTreeMap<u64, Reply>,
     next_token: u64,
+}
+
+/// What a connection is told.
+pub enum Told {
+    Reply(u64, Reply),
+    Notice(Notice),
 }
 
 /// The key of the data at rest.
@@ -84,7 +91,10 @@ pub fn config(snapshot_due_bytes: u64) -> ShardConfig {
 impl World {
     /// Open what is on a disk.
     pub fn open(disk: SimDisk, config: ShardConfig) -> Self {
-        let now = Now { wall_ms: WALL_MS, mono_ms: 1000 };
+        Self::open_at(disk, config, Now { wall_ms: WALL_MS, mono_ms: 1000 })
+    }
+
+    fn open_at(disk: SimDisk, config: ShardConfig, now: Now) -> Self {
         let storage = PartitionStorage {
             id: PARTITION,
             events: disk.storage("events"),
@@ -100,7 +110,7 @@ impl World {
 
     /// The process ends at this moment, and is started again.
     pub fn reopen(self, config: ShardConfig) -> Self {
-        Self::open(self.disk.after_kill(1), config)
+        Self::open_at(self.disk.after_kill(1), config, self.now)
     }
 
     /// The disk of a hub with a few devices, one of which has commands, receipts and a subscription waiting.
@@ -149,26 +159,36 @@ impl World {
     /// Turns until nothing moves. What is for connections is dropped.
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
-            let mut moved = false;
-            self.shard.poll(self.now);
-            while let Some((caller, reply)) = self.shard.poll_reply() {
-                moved = true;
-                if caller.connection == BACK_END {
-                    let earlier = self.replies.insert(caller.token, reply);
-                    assert!(earlier.is_none(), "answered twice");
-                }
-            }
-            while self.shard.poll_notice().is_some() {}
-            while let Some(job) = self.shard.poll_job() {
-                moved = true;
-                self.shard.handle_job_done(job.run(), self.now);
-            }
-            while self.shard.poll_monitor().is_some() {}
-            if !moved {
+            if !self.turn(drop) {
                 return;
             }
         }
         panic!("the shard does not come to rest");
+    }
+
+    /// One turn; what is for a connection is handed on. Whether anything moved.
+    pub fn turn(&mut self, mut tell: impl FnMut(Told)) -> bool {
+        let mut moved = false;
+        self.shard.poll(self.now);
+        while let Some((_, notice)) = self.shard.poll_notice() {
+            moved = true;
+            tell(Told::Notice(notice));
+        }
+        while let Some((caller, reply)) = self.shard.poll_reply() {
+            moved = true;
+            if caller.connection == BACK_END {
+                let earlier = self.replies.insert(caller.token, reply);
+                assert!(earlier.is_none(), "answered twice");
+            } else {
+                tell(Told::Reply(caller.token, reply));
+            }
+        }
+        while let Some(job) = self.shard.poll_job() {
+            moved = true;
+            self.shard.handle_job_done(job.run(), self.now);
+        }
+        while self.shard.poll_monitor().is_some() {}
+        moved
     }
 
     /// What the back end asks; none: it was not answered.
@@ -180,7 +200,7 @@ impl World {
         self.replies.remove(&self.next_token)
     }
 
-    /// All that the partition knows besides its events, as text.
+    /// All that the partition knows for good besides its events, as text: who is connected and what is locked ends with the process.
     pub fn known(&mut self) -> Vec<String> {
         let mut known = Vec::new();
         let mut after = None;
@@ -194,7 +214,7 @@ impl World {
                     assert!(ids.is_sorted() && after.as_ref().is_none_or(|after| *after < ids[0]));
                     after = ids.last().cloned();
                     devices.extend(ids);
-                    known.extend(page.iter().map(|view| format!("{view:?}")));
+                    known.extend(page.into_iter().map(lasting));
                 }
                 other => {
                     // An identity that cannot be read closes the list, and says so.
@@ -205,13 +225,19 @@ impl World {
             }
         }
         for device in devices {
-            known.push(format!("{:?}", self.ask(Request::FindDevice { device: device.clone() })));
-            let queue = self.ask(Request::DescribeCommandQueue { device });
-            assert!(matches!(
-                queue,
-                Some(Reply::CommandQueue(_) | Reply::Failed(EngineError::DeviceNotFound))
-            ));
-            known.push(format!("{queue:?}"));
+            match self.ask(Request::FindDevice { device: device.clone() }) {
+                Some(Reply::Device(view)) => known.push(lasting(*view)),
+                other => known.push(format!("{other:?}")),
+            }
+            match self.ask(Request::DescribeCommandQueue { device }) {
+                Some(Reply::CommandQueue(status)) => {
+                    known.push(format!("{} commands", status.enqueued + status.locked));
+                }
+                other => {
+                    assert!(matches!(other, Some(Reply::Failed(EngineError::DeviceNotFound))), "{other:?}");
+                    known.push(format!("{other:?}"));
+                }
+            }
         }
         known.push(format!("{:?}", self.ask(Request::CountDevices { partition: PARTITION })));
         known.push(format!("{:?}", self.ask(Request::ListConsumerGroups)));
@@ -220,4 +246,10 @@ impl World {
         }
         known
     }
+}
+
+/// An identity as it is after a restart.
+fn lasting(view: DeviceView) -> String {
+    let view = DeviceView { connected: false, connection_updated_ms: None, last_activity_ms: None, ..view };
+    format!("{view:?}")
 }

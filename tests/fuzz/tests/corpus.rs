@@ -46,5 +46,6 @@ macro_rules! targets {
 }
 
 targets! {
-    amqp_server amqp_client amqp_value amqp_message http websocket mqtt mqtt_packet sas log journal snapshot
+    amqp_server amqp_client amqp_value amqp_message http websocket mqtt mqtt_packet sas
+    hub_amqp hub_http hub_mqtt node mqtt_text rest query log journal snapshot
 }
