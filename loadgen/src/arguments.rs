@@ -56,6 +56,9 @@ pub struct Arguments {
     /// Where the hub's data goes while it runs (a real disk).
     #[arg(long, default_value = ".", help_heading = "Target")]
     pub data_parent: PathBuf,
+    /// Leave the hub's directory, corehub-load-*, when the run is over.
+    #[arg(long, help_heading = "Target")]
+    pub keep_data: bool,
 
     /// How the load speaks to a hub; default AMQP.
     #[arg(long, value_enum, help_heading = "Load")]

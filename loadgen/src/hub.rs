@@ -31,7 +31,7 @@ const PORTS: [(Port, &str, u16); 4] = [
 /// The hub's name, and its event hub's.
 pub const NAME: &str = "load";
 
-/// A hub that runs for this load alone; dropped, it is killed and its directory removed.
+/// A hub that runs for this load alone; dropped, it is killed, and its directory removed unless it is to be kept.
 #[derive(Debug)]
 pub struct Hub {
     child: Child,
@@ -47,6 +47,7 @@ impl Hub {
     pub fn start(binary: &Path, arguments: &Arguments) -> Result<Self, String> {
         let directory = tempfile::Builder::new()
             .prefix("corehub-load-")
+            .disable_cleanup(arguments.keep_data)
             .tempdir_in(&arguments.data_parent)
             .map_err(|error| format!("no directory for the hub's data: {error}"))?;
         let mut command = Command::new(binary);

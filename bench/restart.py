@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""How long a full hub takes to serve again after it was killed: many identities, much log, requests under way.
+
+    python3 bench/restart.py                                   1 000 000 identities, 20 GB of log, 5 kills
+    python3 bench/restart.py --identities 10000 --seconds 5    a small one
+
+Fills a hub by loadgen for --seconds or until its logs have --log-bytes, creates the identities by `corehub device create --file`,
+then kills it by SIGKILL while more of them are being created, and counts from the start of the process to its line `ready`. Needs
+`cargo build --release -p net -p loadgen`, and the space. What is printed is JSON.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SERVE = ("--name", "load", "--bind", "127.0.0.9", "--cores", "1", "--partitions", "4", "--pin", "0")
+PORTS = ("--amqps-port", "25671", "--https-port", "25443", "--mqtts-port", "28883")
+LOAD = ("gateway", "--closed", "--unverified", "--keep-data", "--hub-pin", "0", "--cpu", "1")
+
+
+def size_of(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+
+
+class Hub:
+    """A hub over a directory that there is."""
+
+    def __init__(self, program: Path, data: Path):
+        began = time.monotonic()
+        command = [str(program), "serve", "--data", str(data), *SERVE, *PORTS, "--log", "error"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for line in self.process.stdout:
+            if line.startswith("ready"):
+                self.seconds = time.monotonic() - began
+                return
+        raise SystemExit(f"the hub ended with {self.process.wait()}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def identities(path: Path, numbers: range) -> Path:
+    path.write_text("deviceId\n" + "".join(f"meter-{number:08}\n" for number in numbers))
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--identities", type=int, default=1_000_000)
+    parser.add_argument("--log-bytes", type=float, default=20e9)
+    parser.add_argument("--seconds", type=float, default=300, help="of filling at most")
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--binaries", type=Path, default=ROOT / "target" / "release")
+    parser.add_argument("--data-parent", type=Path, default=ROOT / "target")
+    options = parser.parse_args()
+    program = options.binaries / "corehub"
+    with tempfile.TemporaryDirectory(prefix="restart-", dir=options.data_parent) as parent:
+        parent = Path(parent)
+        command = [str(options.binaries / "loadgen"), *LOAD, "--data-parent", str(parent)]
+        load = subprocess.Popen([*command, "--seconds", str(options.seconds)], stdout=subprocess.DEVNULL)
+        while load.poll() is None and size_of(parent) < options.log_bytes:
+            time.sleep(1)
+        load.send_signal(signal.SIGINT)
+        load.wait()
+        # The load's end may leave its hub behind.
+        subprocess.run(["pkill", "-KILL", "-f", f"serve --data {parent}"], check=False)
+        [data] = parent.glob("corehub-load-*")
+
+        def create(numbers: range) -> subprocess.Popen:
+            file = identities(parent / "many.csv", numbers)
+            return subprocess.Popen(
+                [str(program), "device", "create", "--data", str(data), "--file", str(file)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+        hub = Hub(program, data)
+        began = time.monotonic()
+        if create(range(options.identities)).wait() != 0:
+            raise SystemExit("the identities could not be created")
+        created_s = time.monotonic() - began
+        seconds = []
+        for number in range(options.kills):
+            start = options.identities + number * 100_000
+            more = create(range(start, start + 100_000))
+            time.sleep(2)
+            hub.kill()
+            more.wait()
+            hub = Hub(program, data)
+            seconds.append(round(hub.seconds, 3))
+            print(f"kill {number + 1}: {hub.seconds:.3f} s", file=sys.stderr)
+        hub.kill()
+        found = {
+            "identities": options.identities,
+            "createdPerSecond": round(options.identities / created_s),
+            "bytes": size_of(data),
+            "readySeconds": seconds,
+            "medianSeconds": statistics.median(seconds),
+        }
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
