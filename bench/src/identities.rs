@@ -153,7 +153,7 @@ impl Run {
         while let Some(job) = self.shard.poll_job() {
             // As in a hub: a snapshot is written beside the core's work.
             let done = self.jobs.0.clone();
-            std::thread::spawn(move || done.send(job.run()));
+            std::thread::spawn(move || drop(done.send(job.run())));
         }
         while let Ok(done) = self.jobs.1.try_recv() {
             self.shard.handle_job_done(done, now(self.began));

@@ -138,7 +138,7 @@ mod tests {
                         return Ok(());
                     }
                     Ok(is_all) => {
-                        prop_assert!(write.done() <= before + taken && write.done() % BLOCK_BYTES == 0);
+                        prop_assert!(write.done() <= before + taken && write.done().is_multiple_of(BLOCK_BYTES));
                         prop_assert!(before + taken < write.done() + BLOCK_BYTES);
                         fruitless_count = if write.done() > before { 0 } else { fruitless_count + 1 };
                         prop_assert_eq!(is_all, write.done() == bytes);
