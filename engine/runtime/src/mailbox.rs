@@ -7,8 +7,8 @@
 //! What is bounded, and how: a request that is answered takes a place in the answer's mailbox when it is sent and keeps it
 //! until the answer has arrived, so answers are never refused and two full mailboxes never wait for each other. The bytes
 //! of events and the number of requests without an answer are bounded while they lie in the mailbox. A refusal is
-//! [`Busy`]. Notices and ends of connections are not refused: there is at most one for each live session, reader and
-//! connection, and those have bounds of their own.
+//! [`Busy`]. Notices and ends of connections are not refused: there is at most one for each live session, receiver, reader,
+//! connection, and policy that let a connection in, and those have bounds of their own.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

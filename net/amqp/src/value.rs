@@ -166,7 +166,8 @@ fn check_values(
     used_up(&decoder, count)
 }
 
-/// Nothing may lie behind the last of `count` values that `decoder` has read: who goes by the count would read on there, who goes by the size would not.
+/// Nothing may lie behind the last of `count` values that `decoder` has read: who goes by the count would read on there, who goes
+/// by the size would not.
 ///
 /// # Errors
 ///
@@ -206,7 +207,7 @@ impl<'a> Decoder<'a> {
         self.value_of(code)
     }
 
-    /// The constructor of the next value.
+    /// The constructor of the next value; none: nothing is left.
     pub fn constructor(&self) -> Option<u8> {
         self.rest.first().copied()
     }

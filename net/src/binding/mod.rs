@@ -201,7 +201,8 @@ impl HubInfo {
     }
 
     /// Whether `token`, from `Authorization: Bearer <token>`, is the one that this run wrote into the owner-only
-    /// `run/hub.json`. Its holder may do whatever `iothubowner` may, and read the policies' keys. Compared in constant time.
+    /// `run/hub.json`. Its holder may do whatever a back end with `iothubowner` may, and read and change policies with their keys.
+    /// Compared in constant time.
     pub fn is_administrator(&self, token: &str) -> bool {
         let expected = self.administration_token.reveal();
         !expected.is_empty() && bool::from(expected.as_bytes().ct_eq(token.as_bytes()))

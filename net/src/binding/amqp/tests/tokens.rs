@@ -72,7 +72,7 @@ fn without_a_token_only_cbs_is_open_and_not_for_long() {
     assert_eq!(closed.as_deref(), Some("amqp:connection:forced"));
 }
 
-/// Its fuzz target found it: the moment at which a token was due lay in the past for good, and each look closed once more.
+/// The moment at which a token was due lies in the past for good: whoever still went by it would be looked at again and again.
 #[test]
 fn a_connection_that_was_closed_rests_until_it_is_given_up() {
     let mut test = Test::new();
