@@ -276,7 +276,7 @@ impl Readers {
         self.links.values().any(|receiver| receiver.window.as_ref().is_some_and(CheckpointWindow::is_writing))
     }
 
-    /// Detach receivers whose tokens have expired.
+    /// Detach receivers that no token covers any more.
     pub fn handle_expiry(&mut self, turn: &mut Turn<'_, '_>) {
         let grants = &turn.shared.grants;
         let expired: Vec<LinkId> = self

@@ -189,7 +189,8 @@ impl DeviceSessions {
         links
     }
 
-    /// The sessions of devices whose tokens have expired. Where one is still being opened, its answer is looked at again.
+    /// The sessions of devices that no token covers any more: it has expired, or its policy has changed. Where one is
+    /// still being opened, its answer is looked at again.
     pub fn expired(&self, turn: &Turn<'_, '_>) -> Vec<SessionId> {
         let has_expired = |device: &DeviceId| turn.shared.grants.for_device(device).is_none();
         let expired = self.by_session.iter().filter(|(_, device)| has_expired(device));

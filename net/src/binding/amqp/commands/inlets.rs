@@ -166,7 +166,7 @@ impl Inlets {
         }
     }
 
-    /// Detach every link if the right to send commands has expired.
+    /// Detach every link if the right to send commands is gone.
     pub fn handle_expiry(&mut self, turn: &mut Turn<'_, '_>) {
         if !may_send(turn) {
             let links = std::mem::take(&mut self.links);

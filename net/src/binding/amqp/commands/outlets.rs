@@ -174,7 +174,7 @@ impl Outlets {
         true
     }
 
-    /// Detach the links of receipts if the right to receive them has expired.
+    /// Detach the links of receipts if the right to receive them is gone.
     pub fn handle_expiry(&mut self, turn: &mut Turn<'_, '_>) {
         if may_read_receipts(turn) {
             return;
