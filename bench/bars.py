@@ -46,6 +46,7 @@ MANY = ("telemetry", "--closed", "--connections", "10000")
 CPU_EACH = {"figure": ("serverCpuNanosecondsEach",), "unit": "ns of the hub's CPU each"}
 IDLE = {"figure": ("serverBytesPerConnection",), "divisor": 1024.0, "unit": "KiB each"}
 CONNECTS = {"figure": ("connects", "perSecond"), "unit": "connects/s"}
+P99 = {"figure": ("events", "latencyMicroseconds", "p99"), "unit": "us"}
 PASS = {"figure": ("passes", "-1", "bytesPerSecond"), "divisor": 1e9, "unit": "GB/s of bodies"}
 
 ROWS = {
@@ -58,8 +59,11 @@ ROWS = {
         "acknowledgement at 300 000 events/s, p99",
         "4 x the p99 of one commit",
         ("gateway", "--rate", "300000"),
-        figure=("events", "latencyMicroseconds", "p99"),
-        unit="us",
+        **P99,
+    ),
+    "ingest-alone": Row("acknowledgement at 100 000 events/s, p99", "", ("gateway", "--rate", "100000"), **P99),
+    "ingest-beside-replay": Row(
+        "the same beside commands and a reader from the oldest event", "twice", ("mixed", "--rate", "100000"), **P99
     ),
     "idle-amqp": Row("idle AMQP device, session and two links", "6.5 KiB", ("idle", "--connections", "10000"), **IDLE),
     "idle-mqtt": Row("idle MQTT device", "6.5 KiB", ("idle", "--connections", "10000", "--protocol", "mqtt"), **IDLE),
