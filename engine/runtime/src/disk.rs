@@ -247,7 +247,10 @@ impl Inner {
                     let SegmentHandle::Helper(file) = handle else { unreachable!("it was just made") };
                     return self.write_by_helper(file, position, buffer, bytes).await;
                 }
-                Err(error) => go_on(&mut course, Operation::Write, &error)?,
+                Err(error) => match io_error(&error) {
+                    Some(error) => course.refused(error)?,
+                    None => return Err(failed(Operation::Write, &error)),
+                },
             }
         }
     }
@@ -271,11 +274,8 @@ impl Inner {
     async fn sync(&self, segment: SegmentNumber) -> Result<(), StorageError> {
         match self.handle(segment).await? {
             SegmentHandle::Ring(file) => {
-                let mut course = Persistence::sync();
-                while let Err(error) = file.fdatasync().await {
-                    go_on(&mut course, Operation::Sync, &error)?;
-                }
-                Ok(())
+                // Not asked again, not even when interrupted: the kernel may have dropped the pages that did not reach the disk.
+                file.fdatasync().await.map_err(|error| failed(Operation::Sync, &error))
             }
             SegmentHandle::Helper(file) => {
                 let mut directory = self.directory.clone();
@@ -382,18 +382,6 @@ fn refuses_direct(error: &GlommioError<()>) -> bool {
     io_error(error)
         .and_then(std::io::Error::raw_os_error)
         .is_some_and(|code| code == invalid || code == not_supported)
-}
-
-/// Ok where the operation was only interrupted.
-fn go_on(
-    course: &mut Persistence,
-    operation: Operation,
-    error: &GlommioError<()>,
-) -> Result<(), StorageError> {
-    match io_error(error) {
-        Some(error) => course.refused(error),
-        None => Err(failed(operation, error)),
-    }
 }
 
 fn failed(operation: Operation, error: &GlommioError<()>) -> StorageError {

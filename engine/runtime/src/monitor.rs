@@ -43,6 +43,9 @@ pub(crate) fn log_event(event: &MonitorEvent) {
         MonitorEvent::EventsRetired { partition, first, .. } => {
             tracing::info!(partition = partition.0, first, "retention removed events");
         }
+        MonitorEvent::PolicyChanged { name, .. } => {
+            tracing::info!(policy = name.as_str(), "a policy changed; what came by it is cut off");
+        }
         other => tracing::debug!(event = ?other, "monitor"),
     }
 }

@@ -1,18 +1,17 @@
-//! How an operation of the ring that ended halfway goes on: a short write behind its last whole block, an interrupted one
-//! again, and either only so often.
+//! How a write that ended halfway goes on: a short one behind its last whole block, an interrupted one again, and either only so
+//! often.
 
 use std::io;
 
 use segment_log::storage::{BLOCK_BYTES, Cause, Operation, StorageError};
 
-/// Answers without any progress that one operation takes before it fails. A signal interrupts once; a file system that
+/// Answers without any progress that one write takes before it fails. A signal interrupts once; a file system that
 /// answers so again and again would otherwise keep its log waiting for ever.
 const FRUITLESS_MAX: u32 = 100;
 
-/// One operation's course.
+/// One write's course.
 #[derive(Debug)]
 pub(super) struct Persistence {
-    operation: Operation,
     done: usize,
     bytes: usize,
     fruitless_count: u32,
@@ -21,20 +20,15 @@ pub(super) struct Persistence {
 impl Persistence {
     /// A write of so many bytes, whole blocks.
     pub(super) fn write(bytes: usize) -> Self {
-        Self { operation: Operation::Write, done: 0, bytes, fruitless_count: 0 }
+        Self { done: 0, bytes, fruitless_count: 0 }
     }
 
-    /// A sync.
-    pub(super) fn sync() -> Self {
-        Self { operation: Operation::Sync, done: 0, bytes: 0, fruitless_count: 0 }
-    }
-
-    /// Bytes of a write that need not be written again: whole blocks.
+    /// Bytes that need not be written again: whole blocks.
     pub(super) fn done(&self) -> usize {
         self.done
     }
 
-    /// A write's answer. True: all of it is written.
+    /// So much was taken. True: all of it is written.
     ///
     /// # Errors
     ///
@@ -42,7 +36,7 @@ impl Persistence {
     /// operating system but an interruption.
     pub(super) fn wrote(&mut self, count: usize) -> Result<bool, StorageError> {
         if count == 0 {
-            return Err(self.failed(Cause::NoSpace));
+            return Err(failed(Cause::NoSpace));
         }
         let end = self.done + count;
         let whole = if end >= self.bytes { self.bytes } else { end - end % BLOCK_BYTES };
@@ -60,7 +54,7 @@ impl Persistence {
     ///
     /// As [`wrote`](Self::wrote).
     pub(super) fn refused(&mut self, error: &io::Error) -> Result<(), StorageError> {
-        let refusal = StorageError::from_io(self.operation, error);
+        let refusal = StorageError::from_io(Operation::Write, error);
         match error.kind() {
             io::ErrorKind::Interrupted => self.count_fruitless(refusal.cause),
             _ => Err(refusal),
@@ -69,12 +63,12 @@ impl Persistence {
 
     fn count_fruitless(&mut self, cause: Cause) -> Result<(), StorageError> {
         self.fruitless_count += 1;
-        if self.fruitless_count > FRUITLESS_MAX { Err(self.failed(cause)) } else { Ok(()) }
+        if self.fruitless_count > FRUITLESS_MAX { Err(failed(cause)) } else { Ok(()) }
     }
+}
 
-    fn failed(&self, cause: Cause) -> StorageError {
-        StorageError { operation: self.operation, cause }
-    }
+fn failed(cause: Cause) -> StorageError {
+    StorageError { operation: Operation::Write, cause }
 }
 
 #[cfg(test)]
@@ -113,13 +107,13 @@ mod tests {
     #[test]
     fn what_was_interrupted_is_asked_again_and_every_other_failure_counts() {
         let interrupted = io::Error::from_raw_os_error(INTERRUPTED);
-        let mut sync = Persistence::sync();
+        let mut write = Persistence::write(BLOCK_BYTES);
         for _ in 0..FRUITLESS_MAX {
-            assert_eq!(sync.refused(&interrupted), Ok(()));
+            assert_eq!(write.refused(&interrupted), Ok(()));
         }
-        assert_eq!(cause(sync.refused(&interrupted)), Some(Cause::Os(INTERRUPTED)));
-        let refused = Persistence::sync().refused(&io::Error::from_raw_os_error(IO));
-        assert_eq!(refused, Err(StorageError { operation: Operation::Sync, cause: Cause::Os(IO) }));
+        assert_eq!(cause(write.refused(&interrupted)), Some(Cause::Os(INTERRUPTED)));
+        let refused = Persistence::write(BLOCK_BYTES).refused(&io::Error::from_raw_os_error(IO));
+        assert_eq!(refused, Err(failed(Cause::Os(IO))));
     }
 
     proptest! {

@@ -16,8 +16,8 @@ use std::thread;
 use engine::door::Door;
 use engine::monitor::Protocol;
 use engine::request::{
-    AppendView, Caller, DeviceDraft, EventView, Grant, PartitionId, PartitionStatus, ReaderId, Reply,
-    Request, SecretText, SequenceNumber, SessionId, Start,
+    AppendView, Caller, DeviceDraft, EngineError, EventView, Grant, PartitionId, PartitionStatus, ReaderId,
+    Reply, Request, SecretText, SequenceNumber, SessionEnd, SessionId, Start,
 };
 use engine::shard::ShardConfig;
 use engine_runtime::{
@@ -254,10 +254,16 @@ impl Client {
     }
 
     pub async fn open_session(&mut self, id: &str) -> SessionId {
+        self.try_open_session(id).await.expect("no other connection attaches the device")
+    }
+
+    /// None: a newer session of another connection came in before the answer went out.
+    pub async fn try_open_session(&mut self, id: &str) -> Option<SessionId> {
         let grant = self.grant(id).await;
         let request = Request::OpenSession { device: device_id(id), grant, protocol: Protocol::Amqps };
         match self.ask(request).await {
-            Reply::SessionOpened(session) => session,
+            Reply::SessionOpened(session) => Some(session),
+            Reply::Failed(EngineError::SessionEnded(Some(SessionEnd::Stolen))) => None,
             other => panic!("not attached: {other:?}"),
         }
     }
