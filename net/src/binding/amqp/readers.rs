@@ -28,8 +28,9 @@ pub const CHECKPOINT_CAPABILITY: &str = "corehub:checkpoint";
 /// The desired capability of a receiver that wants to know how far the partition has grown.
 pub const METRICS_CAPABILITY: &str = "com.microsoft:enable-receiver-runtime-metric";
 
-/// What a link hears whose token has expired.
-pub const EXPIRED_TEXT: &str = "ExpiredToken: The token is expired.";
+/// What a link hears whose grant is gone.
+pub const EXPIRED_TEXT: &str =
+    "ExpiredToken: The token is expired, or the key that it was made with has changed.";
 
 /// All receivers of a connection.
 #[derive(Debug, Default)]

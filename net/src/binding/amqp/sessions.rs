@@ -216,7 +216,12 @@ pub fn unauthorized() -> Status {
     )
 }
 
-/// What links hear whose token has expired.
+/// What links hear whose grant is gone.
 pub fn expired_status() -> Status {
-    Status::new(401_003, "IotHubUnauthorized", condition::UNAUTHORIZED_ACCESS, "the token has expired")
+    Status::new(
+        401_003,
+        "IotHubUnauthorized",
+        condition::UNAUTHORIZED_ACCESS,
+        "the token has expired, or its key has changed",
+    )
 }
