@@ -49,7 +49,7 @@ CPU_EACH = {"figure": ("serverCpuNanosecondsEach",), "unit": "ns of the hub's CP
 IDLE = {"figure": ("serverBytesPerConnection",), "divisor": 1024.0, "unit": "KiB each"}
 CONNECTS = {"figure": ("connects", "perSecond"), "unit": "connects/s"}
 P99 = {"figure": ("events", "latencyMicroseconds", "p99"), "unit": "us"}
-PASS = {"figure": ("passes", "-1", "bytesPerSecond"), "divisor": 1e9, "unit": "GB/s of bodies"}
+PASS = {"figure": ("passes", "-1", "bytesPerS"), "divisor": 1e9, "unit": "GB/s of bodies"}
 
 ROWS = {
     "gateway-tls": Row("gateway ingest, AMQP, TLS 1.3", "1.0 M", GATEWAY),
@@ -147,7 +147,7 @@ def main() -> None:
     for name in names:
         row, values = ROWS[name], sorted(found[name])
         print(
-            f"| {row.title} | {row.bar or "-"} | {statistics.median(values):.6g} {row.unit} | {values[0]:.6g} to {values[-1]:.6g} |"
+            f"| {row.title} | {row.bar or '-'} | {statistics.median(values):.6g} {row.unit} | {values[0]:.6g} to {values[-1]:.6g} |"
         )
 
 
