@@ -126,6 +126,8 @@ fn revoked_devices_are_cut_off_and_no_others() {
         let mut late_us: Vec<(usize, u64)> = Vec::new();
         for (place, &number) in revoked.iter().enumerate() {
             let path = format!("/devices/{}", ids[number]);
+            // The end may come before the answer: both leave the hub in the same moment.
+            let asked = Instant::now();
             let response = match place % 3 {
                 0 => {
                     let body =
@@ -138,11 +140,10 @@ fn revoked_devices_are_cut_off_and_no_others() {
                     service.request("POST", "/devices/keys/regenerate", &[], Some(&body))
                 }
             };
-            let answered = Instant::now();
             assert!(matches!(response.status, 200 | 204), "{}", response.text());
             let (ended, at) = watch.ended.recv_timeout(Duration::from_secs(5)).expect("the connection ends");
             assert_eq!(ended, number as u64, "another device's connection was touched");
-            late_us.push((place % 3, at.saturating_duration_since(answered).as_micros() as u64));
+            late_us.push((place % 3, at.saturating_duration_since(asked).as_micros() as u64));
         }
         for &number in &revoked {
             assert!(is_over(&mut streams[number]), "{} was only told something", ids[number]);
@@ -161,7 +162,7 @@ fn revoked_devices_are_cut_off_and_no_others() {
             late.sort_unstable();
             let quantile = |hundredths: usize| late[(late.len() - 1) * hundredths / 100];
             println!(
-                "{name:<9} p50 {} us, p99 {} us after the answer, {} devices",
+                "{name:<9} p50 {} us, p99 {} us after the request, {} devices",
                 quantile(50),
                 quantile(99),
                 late.len()
