@@ -8,6 +8,7 @@
 pub mod directory;
 pub mod disk;
 pub mod sim;
+pub mod transfer;
 
 use std::fmt;
 use std::ops::Range;

@@ -4,8 +4,6 @@
 //! Nothing that a running log asks for is done on the core's thread but handing it over. Each action is a task that ends
 //! with its answer, which is left for [`Storage::poll_done`] and rings the core's bell.
 
-mod persistence;
-
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -14,18 +12,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
+use rustix::io::Errno;
 use segment_log::storage::directory::{self, Directory};
 use segment_log::storage::disk::{
     AlignedBuffer, DiskConfig, DiskDirectory, DiskFile, DiskStorage, map_segment,
 };
+use segment_log::storage::transfer::Transfer;
 use segment_log::storage::{
-    Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile, SegmentNumber,
-    Storage, StorageError, Window,
+    BLOCK_BYTES, Buffer, Cause, Completed, FileBytes, LogAction, LogDone, Mapping, Operation, SegmentFile,
+    SegmentNumber, Storage, StorageError, Window,
 };
 
 use crate::buffer::{DmaBlock, dma_copy_of};
 use crate::helper::{Helpers, Lane};
-use persistence::Persistence;
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
@@ -233,25 +232,32 @@ impl Inner {
             SegmentHandle::Ring(file) => file,
             SegmentHandle::Helper(file) => return self.write_by_helper(file, position, buffer, bytes).await,
         };
-        let mut course = Persistence::write(bytes);
-        loop {
+        let mut course = Transfer::new(bytes, BLOCK_BYTES);
+        while !course.is_over() {
             let written = course.done();
             let rest =
                 if written == 0 { buffer.head(bytes) } else { dma_copy_of(&buffer.bytes()[written..bytes]) };
-            match file.write_rc_at(rest, position + written as u64).await {
-                Ok(count) if course.wrote(count)? => return Ok(()),
-                Ok(_) => {}
-                Err(error) if refuses_direct(&error) => {
+            let answer = file.write_rc_at(rest, position + written as u64).await;
+            let answer =
+                answer.map_err(|error| errno(&error).ok_or_else(|| failed(Operation::Write, &error)));
+            let taken = match answer {
+                Ok(count) => course.take(Ok(count)),
+                Err(error) => course.take(Err(error?)),
+            };
+            match taken {
+                Ok(()) => {}
+                Err(errno) if is_refusal_of_direct(errno) => {
                     let handle = self.helper_handle(segment).await?;
                     self.files.borrow_mut().insert(segment, handle.clone());
                     let SegmentHandle::Helper(file) = handle else { unreachable!("it was just made") };
                     return self.write_by_helper(file, position, buffer, bytes).await;
                 }
-                Err(error) => match io_error(&error) {
-                    Some(error) => course.refused(error)?,
-                    None => return Err(failed(Operation::Write, &error)),
-                },
+                Err(errno) => return Err(StorageError::from_io(Operation::Write, &errno.into())),
             }
+        }
+        match course.done() == bytes {
+            true => Ok(()),
+            false => Err(StorageError { operation: Operation::Write, cause: Cause::NoSpace }),
         }
     }
 
@@ -378,10 +384,16 @@ fn blocking(action: LogAction<DmaBlock>) -> LogAction<AlignedBuffer> {
 
 /// Whether the file system says that it has no direct I/O.
 fn refuses_direct(error: &GlommioError<()>) -> bool {
-    let (invalid, not_supported) = (22, 95);
-    io_error(error)
-        .and_then(std::io::Error::raw_os_error)
-        .is_some_and(|code| code == invalid || code == not_supported)
+    errno(error).is_some_and(is_refusal_of_direct)
+}
+
+fn is_refusal_of_direct(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::OPNOTSUPP)
+}
+
+/// None: not the operating system's word.
+fn errno(error: &GlommioError<()>) -> Option<Errno> {
+    io_error(error).and_then(Errno::from_io_error)
 }
 
 fn failed(operation: Operation, error: &GlommioError<()>) -> StorageError {

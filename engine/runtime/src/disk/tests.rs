@@ -6,7 +6,7 @@ use std::time::Duration;
 use glommio::LocalExecutorBuilder;
 use glommio::timer::Timer;
 use proptest::prelude::*;
-use segment_log::storage::{ActionId, BLOCK_BYTES};
+use segment_log::storage::ActionId;
 
 use super::*;
 use crate::helper::HelperThreads;

@@ -12,6 +12,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::{AlignedBuffer, DiskConfig, map};
 use crate::storage::directory::Directory;
+use crate::storage::transfer::Transfer;
 use crate::storage::{
     BLOCK_BYTES, Buffer, Cause, FileBytes, Operation, SegmentFile, SegmentNumber, StorageError,
 };
@@ -268,56 +269,17 @@ fn failed(operation: Operation, errno: Errno) -> StorageError {
     StorageError::from_io(operation, &io::Error::from(errno))
 }
 
-/// Call until `total` bytes are transferred or a call transfers nothing: a short transfer is continued behind its last whole
-/// `unit`, an interrupted call is repeated. `call` is told how many bytes are done.
+/// Call until `total` bytes are transferred or a call transfers nothing; `call` is told how many bytes are done.
 ///
-/// Errors: the first one but an interruption; `INVAL` where a call comes no whole unit further.
+/// Errors: see [`Transfer::take`].
 fn transfer(
     total: usize,
     unit: usize,
     mut call: impl FnMut(usize) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let mut done = 0;
-    while done < total {
-        match call(done) {
-            Ok(0) => break,
-            Ok(count) if done + count >= total => done = total,
-            Ok(count) if count < unit => return Err(Errno::INVAL),
-            Ok(count) => done += count - count % unit,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
+    let mut course = Transfer::new(total, unit);
+    while !course.is_over() {
+        course.take(call(course.done()))?;
     }
-    Ok(done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Run a transfer of 10 000 bytes against a script; the places it was called for, and the result.
-    fn check(unit: usize, script: &[Result<usize, Errno>]) -> (Vec<usize>, Result<usize, Errno>) {
-        let mut places = Vec::new();
-        let mut script = script.iter();
-        let result = transfer(10_000, unit, |done| {
-            places.push(done);
-            *script.next().expect("no call beyond the script")
-        });
-        (places, result)
-    }
-
-    #[test]
-    fn short_transfers_are_continued_and_interruptions_repeated() {
-        assert_eq!(check(1, &[Ok(10_000)]), (vec![0], Ok(10_000)));
-        assert_eq!(check(1, &[Ok(1), Err(Errno::INTR), Ok(9_999)]), (vec![0, 1, 1], Ok(10_000)));
-        assert_eq!(check(4096, &[Ok(4_500), Ok(5_904)]), (vec![0, 4096], Ok(10_000)));
-    }
-
-    #[test]
-    fn the_end_and_errors_are_told() {
-        assert_eq!(check(1, &[Ok(7_000), Ok(0)]), (vec![0, 7_000], Ok(7_000)));
-        assert_eq!(check(1, &[Ok(7_000), Err(Errno::NOSPC)]), (vec![0, 7_000], Err(Errno::NOSPC)));
-        // Less than a block of direct I/O cannot be continued directly.
-        assert_eq!(check(4096, &[Ok(4_096), Ok(512)]), (vec![0, 4_096], Err(Errno::INVAL)));
-    }
+    Ok(course.done())
 }
