@@ -156,6 +156,13 @@ impl Connection {
         }
     }
 
+    /// What the peer asks for with a link that is neither accepted nor refused yet, and in which session.
+    pub fn proposal(&self, link: LinkId) -> Option<(SessionId, Box<Attach<'_>>)> {
+        let entry = self.link(link)?;
+        let LinkState::Proposed(proposal) = &entry.state else { return None };
+        Some((self.session_id(entry.session), decoded(proposal)))
+    }
+
     /// Accepts a link that the peer proposed. What it may send is then granted by [`Connection::grant`]; what it takes is told
     /// by [`Connection::sendable`], because a receiver may grant credit before it is accepted.
     pub fn accept_link(&mut self, link: LinkId, reply: &AttachReply<'_>, output: &mut Vec<u8>) -> bool {
@@ -171,9 +178,7 @@ impl Connection {
                 no_limit_if_zero(Some(reply.message_bytes_max.unwrap_or(max_message_bytes)));
         }
         self.release(proposal.len());
-        let Ok(Performative::Attach(asked)) = Performative::decode(&proposal) else {
-            unreachable!("the attach was decoded when it came")
-        };
+        let asked = decoded(&proposal);
         let answer = Attach {
             name: asked.name,
             handle,
@@ -202,9 +207,7 @@ impl Connection {
         let LinkState::Proposed(proposal) = &mut entry.state else { return false };
         let proposal = std::mem::take(proposal);
         self.release(proposal.len());
-        let Ok(Performative::Attach(asked)) = Performative::decode(&proposal) else {
-            unreachable!("the attach was decoded when it came")
-        };
+        let asked = decoded(&proposal);
         self.refuse(link.slot, &asked, error, output);
         true
     }
@@ -307,9 +310,7 @@ impl Connection {
                 // Even now an attach must come before the detach.
                 let proposal = std::mem::take(proposal);
                 self.release(proposal.len());
-                if let Ok(Performative::Attach(asked)) = Performative::decode(&proposal) {
-                    self.write_refusal(slot, &asked, output);
-                }
+                self.write_refusal(slot, &decoded(&proposal), output);
             }
             self.write_detach(slot, detach.closed, None, output);
         }
@@ -354,4 +355,12 @@ fn name_hash(name: &str, role: LinkRole) -> u32 {
 
 fn no_limit_if_zero(message_bytes_max: Option<u64>) -> u64 {
     message_bytes_max.filter(|limit| *limit > 0).unwrap_or(u64::MAX)
+}
+
+/// A link's proposal.
+fn decoded(proposal: &[u8]) -> Box<Attach<'_>> {
+    match Performative::decode(proposal) {
+        Ok(Performative::Attach(asked)) => asked,
+        _ => unreachable!("the attach was decoded when it came"),
+    }
 }

@@ -6,9 +6,7 @@
 
 use std::collections::VecDeque;
 
-use net_amqp::{
-    Attach, AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId,
-};
+use net_amqp::{AttachReply, LinkId, LinkRole, SendDelivery, SendRefused, SenderSettleMode, SessionId};
 use registry::DeviceId;
 
 use super::LinkMap;
@@ -51,6 +49,8 @@ pub struct Nodes {
     requests: LinkMap<RequestLink>,
     replies: LinkMap<(SessionId, Node)>,
     nodes: SmallMap<(SessionId, Node), NodeState>,
+    /// Replies that wait, in all nodes.
+    queued_count: usize,
 }
 
 #[derive(Debug)]
@@ -85,20 +85,15 @@ struct QueuedReply {
 
 impl Nodes {
     /// Accept a link to or from a node.
-    pub fn attach(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        node: Node,
-        link: LinkId,
-        session: SessionId,
-        attach: &Attach<'_>,
-    ) {
-        let reply = AttachReply::default();
-        if !turn.connection.accept_link(link, &reply, turn.output) {
-            return;
-        }
+    pub fn attach(&mut self, turn: &mut Turn<'_, '_>, node: Node, link: LinkId) {
+        let Some((session, asked)) = turn.connection.proposal(link) else { return };
+        let role = asked.role;
+        // What a receiver's requests may name as the place for their replies.
+        let address = asked.target.as_ref().and_then(|target| target.address).map(str::to_owned);
+        let sends_settled = asked.sender_settle_mode == SenderSettleMode::Settled;
+        turn.connection.accept_link(link, &AttachReply::default(), turn.output);
         let key = (session, node);
-        match attach.role {
+        match role {
             LinkRole::Sender => {
                 let credit = match key.1 {
                     Node::Methods(_) => 0,
@@ -109,8 +104,6 @@ impl Nodes {
                 self.requests.insert(link, RequestLink { node: key, credit, open_count: 0 });
             }
             LinkRole::Receiver => {
-                let address = attach.target.as_ref().and_then(|target| target.address).map(str::to_owned);
-                let sends_settled = attach.sender_settle_mode == SenderSettleMode::Settled;
                 let links = &mut self.nodes.get_or_default(key.clone()).links;
                 // Nearly always the only one.
                 links.reserve_exact(1);
@@ -160,6 +153,7 @@ impl Nodes {
             && state.queue.len() < QUEUE_LENGTH_MAX
         {
             state.queue.push_back(QueuedReply { request_link, reply_to, message });
+            self.queued_count += 1;
         }
         self.send(turn, &node);
     }
@@ -173,6 +167,10 @@ impl Nodes {
 
     /// The peer takes more: try all replies that wait.
     pub fn send_all(&mut self, turn: &mut Turn<'_, '_>) {
+        // Nearly always: and a gateway has thousands of nodes.
+        if self.queued_count == 0 {
+            return;
+        }
         let waiting = self.nodes.iter().filter(|(_, state)| !state.queue.is_empty());
         let waiting: Vec<_> = waiting.map(|(key, _)| key.clone()).collect();
         for key in waiting {
@@ -192,20 +190,25 @@ impl Nodes {
         state.request_link_count -= u32::from(request.is_some());
         state.links.retain(|reply| reply.link != link);
         if state.request_link_count == 0 && state.links.is_empty() {
+            self.queued_count -= state.queue.len();
             self.nodes.remove(&key);
         }
     }
 
     /// A session is gone, and its links before it.
     pub fn handle_ended(&mut self, session: SessionId) {
-        self.nodes.retain(|(owner, _), _| *owner != session);
+        self.nodes.retain(|(owner, _), state| {
+            let stays = *owner != session;
+            self.queued_count -= if stays { 0 } else { state.queue.len() };
+            stays
+        });
     }
 
-    /// The links of some nodes, for when the right to use them ends.
-    pub fn links(&self, is_meant: impl Fn(&Node) -> bool) -> Vec<LinkId> {
+    /// The links of a node, for when the right to use it ends.
+    pub fn links(&self, node: &Node) -> Vec<LinkId> {
         let requests = self.requests.iter().map(|(link, request)| (link, &request.node));
         let replies = self.replies.iter();
-        requests.chain(replies).filter(|(_, key)| is_meant(&key.1)).map(|(link, _)| *link).collect()
+        requests.chain(replies).filter(|(_, key)| key.1 == *node).map(|(link, _)| *link).collect()
     }
 
     /// Every link of every node.
@@ -238,6 +241,7 @@ impl Nodes {
             state.next_tag = state.next_tag.wrapping_add(1);
             left.push(reply.request_link);
             state.queue.pop_front();
+            self.queued_count -= 1;
         }
         if state.queue.is_empty() {
             // Between two tokens it is idle for an hour.

@@ -167,7 +167,7 @@ impl Peer {
                 let goes_on = self.login.handle_init(turn, mechanism, response);
                 self.finish_unless(goes_on);
             }
-            Event::Attached { link, session, attach } => self.handle_attach(turn, link, session, &attach),
+            Event::Attached { link, attach, .. } => self.handle_attach(turn, link, &attach),
             Event::Flow { link, .. } if self.readers.owns(link) => self.readers.handle_flow(turn, link),
             Event::Flow { link, .. } if self.outlets.owns(link) => self.outlets.handle_flow(turn, link),
             Event::Flow { link, .. } => self.nodes.handle_credit(turn, link),
@@ -336,16 +336,11 @@ impl Peer {
         self.readers.handle_expiry(turn);
         self.inlets.handle_expiry(turn);
         self.outlets.handle_expiry(turn);
-        let is_over = |node: &Node| match node {
-            Node::Cbs => false,
-            Node::Management => {
-                turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none()
+        if turn.shared.grants.for_service(&Resource::management(&turn.hub.hub.name)).is_none() {
+            for link in self.nodes.links(&Node::Management) {
+                self.nodes.handle_detached(link);
+                turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
             }
-            Node::Twin(device) | Node::Methods(device) => turn.shared.grants.for_device(device).is_none(),
-        };
-        for link in self.nodes.links(is_over) {
-            self.nodes.handle_detached(link);
-            turn.detach_reader(link, condition::UNAUTHORIZED_ACCESS, EXPIRED_TEXT);
         }
     }
 
@@ -354,6 +349,7 @@ impl Peer {
         for link in self.sessions.forget(session) {
             self.telemetry.forget(link);
             self.outlets.forget(turn, link);
+            self.nodes.handle_detached(link);
             turn.detach(link, status);
         }
     }

@@ -21,6 +21,10 @@ pub enum Purpose {
     Telemetry,
     /// The device receives commands.
     Commands,
+    /// The device asks for its twin, or is answered.
+    Twin,
+    /// The device answers calls of its methods.
+    Methods,
 }
 
 /// A link whose device's session stands; it is to be accepted.
@@ -61,6 +65,11 @@ impl DeviceSessions {
     /// Whether no device is attached, nor about to be.
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    /// The device that a link is of.
+    pub fn device_of(&self, link: LinkId) -> Option<&DeviceId> {
+        self.links.get(&link).map(|link| &link.device)
     }
 
     /// A client wants a link of the device that `segment` names. Some: its session stands already; none: its answer comes
@@ -206,8 +215,7 @@ pub fn refusal(answer: Reply) -> EngineError {
     }
 }
 
-/// No token of the connection covers the device.
-pub fn unauthorized() -> Status {
+fn unauthorized() -> Status {
     Status::new(
         401_002,
         "IotHubUnauthorizedAccess",

@@ -1,26 +1,20 @@
 //! What a client asks a link for, and which part of the connection it goes to.
 
 use engine::request::EngineError;
-use net_amqp::{Attach, LinkId, LinkRole, SessionId, condition};
+use net_amqp::{Attach, LinkId, LinkRole, condition};
 use registry::DeviceId;
 
 use super::{Peer, Phase};
 use crate::binding::address::{Address, DeviceSegment, Resource};
 use crate::binding::amqp::nodes::Node;
 use crate::binding::amqp::readers::NO_LISTEN_TEXT;
-use crate::binding::amqp::sessions::{Joined, Purpose, unauthorized};
+use crate::binding::amqp::sessions::{Joined, Purpose};
 use crate::binding::amqp::turn::Turn;
 use crate::binding::status::Status;
 
 impl Peer {
     /// A client asks for a link.
-    pub(super) fn handle_attach(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        link: LinkId,
-        session: SessionId,
-        attach: &Attach<'_>,
-    ) {
+    pub(super) fn handle_attach(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, attach: &Attach<'_>) {
         if self.phase != Phase::Talking {
             return turn.refuse(link, &Status::of(&EngineError::Stopping));
         }
@@ -30,7 +24,7 @@ impl Peer {
         let text = if client_sends { target } else { source }.unwrap_or_default();
         let event_hub = turn.hub.hub.name.as_str();
         match (Address::parse(text, event_hub), client_sends) {
-            (Address::Cbs, _) => self.nodes.attach(turn, Node::Cbs, link, session, attach),
+            (Address::Cbs, _) => self.nodes.attach(turn, Node::Cbs, link),
             _ if turn.shared.grants.is_empty() => {
                 let text = "Unauthorized access: no token was put to $cbs on this connection";
                 let status =
@@ -39,18 +33,16 @@ impl Peer {
             }
             (Address::Management, _) => {
                 if turn.shared.grants.for_service(&Resource::management(event_hub)).is_some() {
-                    self.nodes.attach(turn, Node::Management, link, session, attach);
+                    self.nodes.attach(turn, Node::Management, link);
                 } else {
                     turn.refuse_reader(link, condition::UNAUTHORIZED_ACCESS, NO_LISTEN_TEXT);
                 }
             }
             (Address::DeviceEvents(device), true) => {
-                let joined = self.sessions.attach(turn, link, Purpose::Telemetry, &device);
-                joined.into_iter().for_each(|joined| self.accept_joined(turn, joined));
+                self.join(turn, link, Purpose::Telemetry, &device);
             }
             (Address::DeviceCommands(device), false) => {
-                let joined = self.sessions.attach(turn, link, Purpose::Commands, &device);
-                joined.into_iter().for_each(|joined| self.accept_joined(turn, joined));
+                self.join(turn, link, Purpose::Commands, &device);
             }
             (Address::Commands, true) => self.inlets.attach(turn, link),
             (Address::Receipts, false) => self.outlets.attach_receipts(turn, link),
@@ -68,13 +60,13 @@ impl Peer {
                 let text = "the link goes the wrong way for its address";
                 turn.refuse(link, &Status::new(400_003, "InvalidOperation", condition::NOT_ALLOWED, text));
             }
-            (Address::DeviceTwin(segment), _) => {
-                self.attach_of_device(turn, link, session, attach, &segment, Node::Twin);
+            (Address::DeviceTwin(device), _) => {
+                self.join(turn, link, Purpose::Twin, &device);
             }
             // The link for answers comes first and is let in: a Node client whose first link is refused while it asks for the
             // second one keeps its connection for 45 s without sending anything.
-            (Address::DeviceMethods(segment), true) => {
-                self.attach_of_device(turn, link, session, attach, &segment, Node::Methods);
+            (Address::DeviceMethods(device), true) => {
+                self.join(turn, link, Purpose::Methods, &device);
             }
             (
                 Address::ModuleCommands(_)
@@ -97,21 +89,10 @@ impl Peer {
         }
     }
 
-    /// A client asks for a link of a device's own node.
-    fn attach_of_device(
-        &mut self,
-        turn: &mut Turn<'_, '_>,
-        link: LinkId,
-        session: SessionId,
-        attach: &Attach<'_>,
-        segment: &DeviceSegment,
-        node: fn(DeviceId) -> Node,
-    ) {
-        let mut candidates = segment.candidates();
-        match candidates.find(|device| turn.shared.grants.for_device(device).is_some()) {
-            Some(device) => self.nodes.attach(turn, node(device), link, session, attach),
-            None => turn.refuse(link, &unauthorized()),
-        }
+    /// A device's link joins its session, which may have to be opened first.
+    fn join(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, purpose: Purpose, device: &DeviceSegment) {
+        let joined = self.sessions.attach(turn, link, purpose, device);
+        joined.into_iter().for_each(|joined| self.accept_joined(turn, joined));
     }
 
     /// A device's session stands: its link goes to the part of the connection that it is for.
@@ -120,6 +101,14 @@ impl Peer {
         match purpose {
             Purpose::Telemetry => self.telemetry.attach(turn, link, session),
             Purpose::Commands => self.outlets.attach_commands(turn, link, session),
+            Purpose::Twin => self.attach_node(turn, link, Node::Twin),
+            Purpose::Methods => self.attach_node(turn, link, Node::Methods),
+        }
+    }
+
+    fn attach_node(&mut self, turn: &mut Turn<'_, '_>, link: LinkId, node: fn(DeviceId) -> Node) {
+        if let Some(device) = self.sessions.device_of(link) {
+            self.nodes.attach(turn, node(device.clone()), link);
         }
     }
 }
