@@ -191,7 +191,6 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
             Request::CreateConsumerGroup { name } => self.create_group(&name, turn),
             Request::DeleteConsumerGroup { name } => self.delete_group(&name, turn),
             Request::ListConsumerGroups => Ok(self.list_groups()),
-            Request::FindPolicy { name } => self.find_policy(&name),
             Request::Policy(request) => self.handle_policy(request, turn),
             Request::Enrolment(request) => self.handle_enrolment(request, turn),
             request => unreachable!("{request:?} is answered by handle_request"),

@@ -79,8 +79,7 @@ impl Request {
             | Request::FindConsumerGroup { .. }
             | Request::CreateConsumerGroup { .. }
             | Request::DeleteConsumerGroup { .. }
-            | Request::ListConsumerGroups
-            | Request::FindPolicy { .. } => HUB_PARTITION,
+            | Request::ListConsumerGroups => HUB_PARTITION,
         }
     }
 }

@@ -518,11 +518,6 @@ pub enum Request {
     },
     /// About enrolments and registrations.
     Enrolment(EnrolmentRequest),
-    /// A policy with its keys; only for the administrator of this run. Partition 0. Reply: [`Reply::Policy`].
-    FindPolicy {
-        /// Its name.
-        name: String,
-    },
     /// About policies.
     Policy(PolicyRequest),
     /// Make every change so far durable and take a snapshot where it is due; used before a clean stop.

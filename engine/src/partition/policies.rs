@@ -22,6 +22,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
                 let views = self.store.policies().iter().map(view);
                 Ok(Reply::Policies(views.collect()))
             }
+            PolicyRequest::Find { name } => self.find_policy(&name),
             PolicyRequest::Put(draft) => {
                 let name = draft.name.clone();
                 let change = self.store.plan_put_policy(draft, turn.random).map_err(refused)?;
@@ -40,7 +41,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
     }
 
     /// A policy with its keys.
-    pub(super) fn find_policy(&self, name: &str) -> Result<Reply, EngineError> {
+    fn find_policy(&self, name: &str) -> Result<Reply, EngineError> {
         let policy = self.store.policy(name).ok_or(EngineError::PolicyNotFound)?;
         Ok(Reply::Policy(Box::new(view(policy))))
     }

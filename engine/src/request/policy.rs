@@ -10,6 +10,11 @@ pub use registry::{KeyWish, PolicyDraft};
 pub enum PolicyRequest {
     /// All policies. Reply: [`Reply::Policies`](super::Reply::Policies).
     List,
+    /// One policy with its keys. Reply: [`Reply::Policy`](super::Reply::Policy).
+    Find {
+        /// Its name.
+        name: String,
+    },
     /// Make a policy, or change it. Reply: [`Reply::Policy`](super::Reply::Policy) once durable.
     Put(PolicyDraft),
     /// Delete a policy. Reply: [`Reply::Done`](super::Reply::Done) once durable.

@@ -112,12 +112,12 @@ fn policies_act_for_devices_only_with_the_right_and_within_their_resource() {
     let mut world = World::new(1);
     world.create(0);
     let policy = |world: &mut World, name: &str| {
-        let reply = world.ask(connection(9), Request::FindPolicy { name: name.to_owned() });
+        let reply = world.ask(connection(9), Request::Policy(PolicyRequest::Find { name: name.to_owned() }));
         let Reply::Policy(policy) = reply else { panic!("{reply:?}") };
         *policy
     };
     assert_eq!(
-        world.refused(connection(9), Request::FindPolicy { name: "nobody".to_owned() }),
+        world.refused(connection(9), Request::Policy(PolicyRequest::Find { name: "nobody".to_owned() })),
         EngineError::PolicyNotFound
     );
     let device_policy = policy(&mut world, "device");
@@ -156,7 +156,8 @@ fn raw_keys_are_as_good_as_tokens() {
     let wrong = DeviceKey::from_bytes(&[9; 32]).unwrap().to_base64();
     assert!(matches!(ask(&mut world, wrong), Reply::Failed(EngineError::Unauthorized(_))));
 
-    let Reply::Policy(policy) = world.ask(connection(9), Request::FindPolicy { name: "service".to_owned() })
+    let Reply::Policy(policy) =
+        world.ask(connection(9), Request::Policy(PolicyRequest::Find { name: "service".to_owned() }))
     else {
         panic!("no policy")
     };
@@ -196,7 +197,7 @@ fn a_policy_that_changes_takes_its_grants_with_it() {
     let mut world = World::new(1);
     let name = |text: &str| PolicyName::parse(text).unwrap();
     let policy_token = |world: &mut World, name: &str| {
-        let reply = world.ask(connection(9), Request::FindPolicy { name: name.to_owned() });
+        let reply = world.ask(connection(9), Request::Policy(PolicyRequest::Find { name: name.to_owned() }));
         let Reply::Policy(policy) = reply else { panic!("{reply:?}") };
         token("hub.test", &policy.keys.primary, NOW_S + 60, Some(name))
     };

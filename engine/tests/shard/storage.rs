@@ -317,7 +317,7 @@ fn the_journal_is_cut_by_snapshots_and_a_flush_waits_for_them() {
         assert_eq!(world.find(number).unwrap().status_reason.as_deref(), Some("59"));
     }
     // A policy that was made at the first start is the same ever after.
-    let find = Request::FindPolicy { name: "iothubowner".to_owned() };
+    let find = Request::Policy(PolicyRequest::Find { name: "iothubowner".to_owned() });
     let Reply::Policy(before) = world.ask(connection(9), find.clone()) else { panic!("no policy") };
     let mut world = world.kill();
     let Reply::Policy(after) = world.ask(connection(9), find) else { panic!("no policy") };

@@ -191,6 +191,19 @@ pub struct HubInfo {
 }
 
 impl HubInfo {
+    /// A hub under one host name, with nothing else set: no birth, no skew, no administrator, no jobs.
+    pub fn new(name: &str, host_name: &str, partition_count: u16) -> Self {
+        Self {
+            name: name.to_owned(),
+            host_names: vec![host_name.to_owned()],
+            partition_count,
+            created_ms: 0,
+            token_skew_s: 0,
+            administration_token: SecretText::new(""),
+            jobs: Jobs::default(),
+        }
+    }
+
     /// What devices that register call this hub: `0ne` and eight hex digits, from its name and its birth, the same for ever.
     pub fn id_scope(&self) -> String {
         // FNV-1a, 32 bits: spread is all that is wanted.

@@ -118,15 +118,8 @@ impl World {
     fn new(port: Port) -> (tempfile::TempDir, Vec<u8>, Self) {
         let (directory, acceptor, ca) = acceptor();
         let stack = Stack::open(port, &acceptor, echo, 0).unwrap();
-        let hub = HubInfo {
-            name: "hub".into(),
-            host_names: vec!["localhost".into()],
-            partition_count: 4,
-            created_ms: 0,
-            token_skew_s: 0,
-            administration_token: SecretText::new("t"),
-            jobs: Default::default(),
-        };
+        let hub =
+            HubInfo { administration_token: SecretText::new("t"), ..HubInfo::new("hub", "localhost", 4) };
         (directory, ca, Self { stack, mono_ms: Cell::new(0), hub })
     }
 

@@ -109,13 +109,8 @@ impl Hub {
         let world = World::open(fixture.disk.after_kill(1), config(1 << 20));
         assert!(world.report.fault.is_none());
         let info = HubInfo {
-            name: "plant7".into(),
-            host_names: vec!["plant7.example".into()],
-            partition_count: 1,
-            created_ms: 0,
-            token_skew_s: 0,
             administration_token: SecretText::new("administrator"),
-            jobs: Default::default(),
+            ..HubInfo::new("plant7", "plant7.example", 1)
         };
         let stack = Stack::open(Port::PlainAmqp, &fixture.acceptor, binding, world.now.mono_ms)
             .expect("in the clear nothing can fail");

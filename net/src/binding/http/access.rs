@@ -102,15 +102,7 @@ mod tests {
     use crate::binding::http::policies::PolicyRoute;
 
     fn hub() -> HubInfo {
-        HubInfo {
-            name: "hub".into(),
-            host_names: vec!["hub.test".into()],
-            partition_count: 4,
-            created_ms: 0,
-            token_skew_s: 0,
-            administration_token: SecretText::new("the-token"),
-            jobs: Default::default(),
-        }
+        HubInfo { administration_token: SecretText::new("the-token"), ..HubInfo::new("hub", "hub.test", 4) }
     }
 
     fn read(header: &str) -> Result<Access, Status> {

@@ -63,7 +63,7 @@ impl PolicyRoute {
         let parse = |name: &str| PolicyName::parse(name).map_err(|error| invalid(error.to_string()));
         Ok(Request::Policy(match self {
             Self::List => PolicyRequest::List,
-            Self::Get(name) => return Ok(Request::FindPolicy { name }),
+            Self::Get(name) => PolicyRequest::Find { name },
             Self::Delete(name) => PolicyRequest::Delete { name },
             Self::Put(name) => {
                 let wish: WishedPolicy = read_object(body)?;

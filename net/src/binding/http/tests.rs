@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use engine::door::{Busy, Door};
 use engine::request::{
-    AppendView, ConnectionId, ConsumerGroupView, CoreId, DeviceView, Grant, IfMatch, PartitionId, Principal,
+    AppendView, ConnectionId, ConsumerGroupView, CoreId, DeviceView, Grant, IfMatch, PartitionId,
+    PolicyRequest, Principal,
 };
 use registry::{
     ConsumerGroupId, DeviceId, DeviceKey, DeviceKeys, ETag, GenerationId, KeyForm, PolicyName, Rights, sas,
@@ -59,13 +60,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let hub = HubInfo {
-            name: "hub".into(),
-            host_names: vec!["hub.test".into()],
-            partition_count: 3,
-            created_ms: 0,
-            token_skew_s: 0,
             administration_token: SecretText::new("of-this-run"),
-            jobs: Default::default(),
+            ..HubInfo::new("hub", "hub.test", 3)
         };
         let mut door = Questioned::default();
         let binding = HttpBinding::new(&context(&mut door, &hub, 0, 0));
@@ -327,7 +323,10 @@ fn policies_are_for_the_administrator() {
     assert_eq!(world.status(), 401);
     world.send(request("GET /policies/service", "Authorization: Bearer of-this-run\r\n", "")).unwrap();
     let (token, question) = world.question();
-    assert!(matches!(&question, Request::FindPolicy { name } if name == "service"), "{question:?}");
+    assert!(
+        matches!(&question, Request::Policy(PolicyRequest::Find { name }) if name == "service"),
+        "{question:?}"
+    );
     let keys = view("a").keys;
     let policy = engine::request::PolicyView {
         name: PolicyName::parse("service").unwrap(),

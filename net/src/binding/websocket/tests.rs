@@ -26,15 +26,7 @@ impl Door for Asked {
 }
 
 fn hub_info() -> HubInfo {
-    HubInfo {
-        name: "hub".into(),
-        host_names: vec!["hub.test".into()],
-        partition_count: 1,
-        created_ms: 0,
-        token_skew_s: 0,
-        administration_token: SecretText::new("administrator"),
-        jobs: Default::default(),
-    }
+    HubInfo { administration_token: SecretText::new("administrator"), ..HubInfo::new("hub", "hub.test", 1) }
 }
 
 fn with_context<T>(door: &mut Asked, call: impl FnOnce(&mut Context<'_>) -> T) -> T {

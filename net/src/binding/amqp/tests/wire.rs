@@ -19,13 +19,9 @@ use crate::binding::{Binding, Closing, Context, HubInfo, Transport};
 /// The hub of all tests.
 pub fn hub_info(partition_count: u16) -> HubInfo {
     HubInfo {
-        name: "plant7".to_owned(),
-        host_names: vec!["plant7.example".to_owned()],
-        partition_count,
         created_ms: 1_700_000_000_000,
-        token_skew_s: 0,
         administration_token: SecretText::new("administrator"),
-        jobs: Default::default(),
+        ..HubInfo::new("plant7", "plant7.example", partition_count)
     }
 }
 

@@ -83,13 +83,8 @@ impl Hub {
         let (mut shard, reports) = Shard::open(config(), storages.collect(), now, seed).unwrap();
         assert!(reports.iter().all(|report| report.fault.is_none()), "{reports:?}");
         let info = HubInfo {
-            name: "hub".into(),
-            host_names: vec!["hub.test".into()],
-            partition_count: PARTITION_COUNT,
-            created_ms: 0,
-            token_skew_s: 0,
             administration_token: SecretText::new("of-this-run"),
-            jobs: Default::default(),
+            ..HubInfo::new("hub", "hub.test", PARTITION_COUNT)
         };
         let binding = HttpBinding::new(&context(&mut ShardDoor::new(&mut shard, now), &info, now));
         Self { disk, shard, info, binding, output: Vec::new(), now }

@@ -124,13 +124,8 @@ impl Hub {
         let now = Now { wall_ms: 1_795_000_000_000, mono_ms: 1000 };
         let shard = open(&disk, now);
         let info = HubInfo {
-            name: "plant7".to_owned(),
-            host_names: vec!["plant7.example".to_owned()],
-            partition_count: 1,
-            created_ms: 0,
-            token_skew_s: 0,
             administration_token: SecretText::new("administrator"),
-            jobs: Default::default(),
+            ..HubInfo::new("plant7", "plant7.example", 1)
         };
         let mut hub = Self {
             disk,
