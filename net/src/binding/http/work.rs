@@ -285,6 +285,7 @@ impl Work {
                     false => Ok(Progress::Wait(Self::Keys(keys), questions)),
                 }
             }
+            (Self::Receipts(search), reply) => search.take(reply, partition_count),
             (_, Reply::Failed(error)) => Err(refused(&error)),
             (Self::Device, Reply::Device(view)) => done(device_answer(&view)),
             (Self::DeviceDeleted, Reply::Done) => done(Answer::no_content()),
@@ -347,7 +348,6 @@ impl Work {
                 });
                 done(Answer::json(&purged))
             }
-            (Self::Receipts(search), reply) => search.take(&reply, partition_count),
             (Self::EventsSent, Reply::Appended { .. }) => done(Answer::no_content()),
             (Self::Policy, Reply::Policy(policy)) => done(Answer::json(&policy_json(&policy))),
             (Self::Policy, Reply::Policies(policies)) => {
