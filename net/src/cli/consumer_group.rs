@@ -3,8 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::https::{Hub, segment};
-use super::{CommandError, HubArguments, print_line};
+use super::https::Hub;
+use super::{CommandError, HubArguments, Named, print_line};
+
+const COLLECTION: &str = "consumerGroups";
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -15,30 +17,22 @@ pub(super) struct Arguments {
 #[derive(Subcommand, Debug)]
 enum Action {
     /// Create a consumer group
-    Create(One),
+    Create(Named),
     /// List consumer groups
     List(HubArguments),
     /// Delete a consumer group with its checkpoints
-    Delete(One),
-}
-
-#[derive(Args, Debug)]
-struct One {
-    /// The group's name
-    name: String,
-    #[command(flatten)]
-    hub: HubArguments,
+    Delete(Named),
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
     match &arguments.action {
-        Action::Create(one) => {
-            ask(one, "PUT")?;
-            print_line(format_args!("created {}", one.name));
+        Action::Create(group) => {
+            group.ask("PUT", COLLECTION, "", None)?;
+            print_line(format_args!("created {}", group.name));
         }
-        Action::Delete(one) => {
-            ask(one, "DELETE")?;
-            print_line(format_args!("deleted {}", one.name));
+        Action::Delete(group) => {
+            group.ask("DELETE", COLLECTION, "", None)?;
+            print_line(format_args!("deleted {}", group.name));
         }
         Action::List(hub) => {
             let groups = Hub::find(&hub.data)?.ask("GET", "/consumerGroups", &[], None)?.body;
@@ -47,11 +41,5 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
             }
         }
     }
-    Ok(())
-}
-
-fn ask(one: &One, method: &str) -> Result<(), CommandError> {
-    let path = format!("/consumerGroups/{}", segment(&one.name));
-    Hub::find(&one.hub.data)?.ask(method, &path, &[], None)?;
     Ok(())
 }

@@ -62,6 +62,30 @@ struct HubArguments {
     data: PathBuf,
 }
 
+/// One thing of a hub that goes by its name.
+#[derive(Args, Debug)]
+struct Named {
+    /// Its name
+    name: String,
+    #[command(flatten)]
+    hub: HubArguments,
+}
+
+impl Named {
+    /// Ask the hub about it: what `rest` adds to its path in a collection.
+    fn ask(
+        &self,
+        method: &str,
+        collection: &str,
+        rest: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<(), CommandError> {
+        let path = format!("/{collection}/{}{rest}", https::segment(&self.name));
+        https::Hub::find(&self.hub.data)?.ask(method, &path, &[], body)?;
+        Ok(())
+    }
+}
+
 /// Why a command failed: one line for whoever gave it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -4,8 +4,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use serde_json::{Value, json};
 
-use super::https::{Hub, segment};
-use super::{CommandError, HubArguments, print_line};
+use super::https::Hub;
+use super::{CommandError, HubArguments, Named, print_line};
+
+const COLLECTION: &str = "policies";
 
 #[derive(Args, Debug)]
 pub(super) struct Arguments {
@@ -20,7 +22,7 @@ enum Action {
     /// Create a policy with new keys, or change the rights of one
     Create {
         #[command(flatten)]
-        one: One,
+        policy: Named,
         /// RegistryRead, RegistryWrite, ServiceConnect, DeviceConnect; several with commas between them
         #[arg(long, value_name = "RIGHTS")]
         rights: String,
@@ -28,27 +30,19 @@ enum Action {
     /// Replace a key; whatever is connected by the policy is cut off and has to come again
     Renew {
         #[command(flatten)]
-        one: One,
+        policy: Named,
         /// Which key
         #[arg(long, value_enum)]
         key: Key,
     },
     /// Delete a policy; whatever is connected by it is cut off
-    Delete(One),
+    Delete(Named),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Key {
     Primary,
     Secondary,
-}
-
-#[derive(Args, Debug)]
-struct One {
-    /// The policy's name
-    name: String,
-    #[command(flatten)]
-    hub: HubArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
@@ -64,28 +58,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), CommandError> {
             }
             print_line(table.trim_fmt());
         }
-        Action::Create { one, rights } => {
-            ask(one, "PUT", "", Some(&json!({ "rights": rights })))?;
-            print_line(format_args!("created {}", one.name));
+        Action::Create { policy, rights } => {
+            policy.ask("PUT", COLLECTION, "", Some(&json!({ "rights": rights })))?;
+            print_line(format_args!("created {}", policy.name));
         }
-        Action::Renew { one, key } => {
+        Action::Renew { policy, key } => {
             let key = match key {
                 Key::Primary => "primaryKey",
                 Key::Secondary => "secondaryKey",
             };
-            ask(one, "POST", "/keys/regenerate", Some(&json!({ "policyKey": key })))?;
-            print_line(format_args!("renewed {}", one.name));
+            policy.ask("POST", COLLECTION, "/keys/regenerate", Some(&json!({ "policyKey": key })))?;
+            print_line(format_args!("renewed {}", policy.name));
         }
-        Action::Delete(one) => {
-            ask(one, "DELETE", "", None)?;
-            print_line(format_args!("deleted {}", one.name));
+        Action::Delete(policy) => {
+            policy.ask("DELETE", COLLECTION, "", None)?;
+            print_line(format_args!("deleted {}", policy.name));
         }
     }
-    Ok(())
-}
-
-fn ask(one: &One, method: &str, rest: &str, body: Option<&Value>) -> Result<(), CommandError> {
-    let path = format!("/policies/{}{rest}", segment(&one.name));
-    Hub::find(&one.hub.data)?.ask(method, &path, &[], body)?;
     Ok(())
 }
