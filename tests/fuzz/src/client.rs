@@ -21,6 +21,9 @@ pub fn owner() -> String {
     sas::sign("plant7.example", &key(1), KeyForm::Decoded, START_S + 3600, Some("owner"))
 }
 
+/// What the holder of the administrator's token authorizes itself with over HTTPS.
+pub const ADMINISTRATOR: &str = "Bearer administrator";
+
 pub fn frame(frame_type: u8, channel: u16, encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0, 0, 2, frame_type];
     bytes.extend_from_slice(&channel.to_be_bytes());

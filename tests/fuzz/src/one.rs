@@ -8,7 +8,7 @@ use net_mqtt::packet::{encode_subscribe, encode_unsubscribe};
 use net_mqtt::{Connect, Packet, Qos, Will};
 use serde_json::json;
 
-use crate::client::{amqp_units, id, owner, packet, publish, request, token};
+use crate::client::{ADMINISTRATOR, amqp_units, id, owner, packet, publish, request, token};
 use crate::hub::{AMQP, HTTP, MQTT, answers};
 use crate::wire::{Answer, check_amqp, check_mqtt, read_responses};
 
@@ -68,7 +68,7 @@ pub fn text(input: &[u8]) {
 }
 
 /// Requests with bodies, and what comes behind each.
-const REQUESTS: [(&str, &str, &str); 12] = [
+const REQUESTS: [(&str, &str, &str); 14] = [
     ("PUT /devices/f", "", "GET /devices/f"),
     ("PUT /devices/d", "If-Match: *\r\n", "GET /devices/d"),
     ("POST /devices", "", "GET /devices"),
@@ -85,15 +85,21 @@ const REQUESTS: [(&str, &str, &str); 12] = [
         "Content-Type: application/vnd.microsoft.iothub.json\r\n",
         "GET /devices/d",
     ),
+    ("PUT /policies/p", "", "GET /policies/p"),
+    ("POST /policies/reader/keys/regenerate", "", "GET /policies"),
 ];
 
 /// A body: what the hub takes, it can tell.
 pub fn body(input: &[u8]) {
     let Some((kind, body)) = input.split_first() else { return };
     let (line, headers, next) = REQUESTS[usize::from(*kind) % REQUESTS.len()];
-    let (owner, device) = (owner(), token("d"));
-    let who = if line.ends_with("events") { &device } else { &owner };
-    let asked = [request(who, line, headers, body), request(&owner, next, "", b"")];
+    let (device, service) = (token("d"), owner());
+    let (who, reader) = match line {
+        line if line.contains("/policies") => (ADMINISTRATOR, ADMINISTRATOR),
+        line if line.ends_with("events") => (&device[..], &service[..]),
+        _ => (&service[..], &service[..]),
+    };
+    let asked = [request(who, line, headers, body), request(reader, next, "", b"")];
     let told = ask(&asked);
     let [first, second] = &told[..] else { panic!("two requests have {} answers", told.len()) };
     assert_ne!(first.status, 500, "{line}: {}", first.body);

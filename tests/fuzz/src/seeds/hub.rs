@@ -4,7 +4,7 @@ use net_mqtt::Connect;
 use serde_json::json;
 
 use super::*;
-use crate::client::{amqp_units, request};
+use crate::client::{ADMINISTRATOR, amqp_units, request};
 
 const SENDER: LinkRole = LinkRole::Sender;
 const RECEIVER: LinkRole = LinkRole::Receiver;
@@ -103,6 +103,7 @@ pub fn http() -> Vec<Vec<u8>> {
         request(authorization, line, headers, body.as_bytes())
     };
     let service = |line: &str, headers: &str, body: &str| text(&owner, line, headers, body);
+    let administrator = |line: &str, headers: &str, body: &str| text(ADMINISTRATOR, line, headers, body);
     let put = identity().to_string();
     let query = |text: &str| {
         let body = json!({ "query": format!("SELECT * FROM devices WHERE {text}") }).to_string();
@@ -118,7 +119,22 @@ pub fn http() -> Vec<Vec<u8>> {
         .concat(),
         [service("POST /devices", "", &changes().to_string()), service("GET /devices?top=2", "", "")].concat(),
         CONDITIONS.iter().flat_map(|condition| query(condition)).collect(),
-        [service("GET /statistics/devices", "", ""), service("GET /policies/owner", "", "")].concat(),
+        service("GET /statistics/devices", "", ""),
+        [
+            administrator("PUT /policies/p", "", r#"{"rights":"RegistryRead, DeviceConnect"}"#),
+            administrator("POST /policies/p/keys/regenerate", "", r#"{"policyKey":"secondaryKey"}"#),
+            administrator("GET /policies/p", "", ""),
+            administrator("GET /policies", "", ""),
+            administrator("DELETE /policies/p", "", ""),
+            service("GET /policies/owner", "", ""),
+        ]
+        .concat(),
+        [
+            service("GET /messages/serviceBound/feedback", "", ""),
+            service(&format!("POST /messages/serviceBound/feedback/{lock}/abandon"), "", ""),
+            service(&format!("DELETE /messages/serviceBound/feedback/{lock}"), "", ""),
+        ]
+        .concat(),
         [
             service("PUT /consumerGroups/g", "", ""),
             service("GET /consumerGroups", "", ""),
@@ -240,6 +256,8 @@ pub fn bodies() -> Vec<Vec<u8>> {
         json!({ "query": "SELECT * FROM enrollments" }),
         json!({ "sequenceNumber": 0 }),
         events(),
+        json!({ "rights": "RegistryRead, ServiceConnect", "primaryKey": KEYS[0] }),
+        json!({ "policyKey": "primaryKey" }),
     ];
     let numbered = (0..).zip(of_all);
     numbered.map(|(kind, body)| [&[kind][..], body.to_string().as_bytes()].concat()).collect()
