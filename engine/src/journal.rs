@@ -121,7 +121,6 @@ impl<S: Storage> Journal<S> {
                 }
             }
         }
-        prepare_first(&mut log, &mut storage);
         let journal = Self {
             log,
             storage,
@@ -323,12 +322,6 @@ pub(crate) struct JournalOptions {
     pub snapshot_due_bytes: u64,
     /// Size of the snapshot that there is.
     pub snapshot_bytes: u64,
-}
-
-/// Make the first segment now, while the partition opens, so that appends are taken from the first turn on. The reserve
-/// behind it is made while the partition serves.
-pub(crate) fn prepare_first<S: Storage>(log: &mut Log<S::Buffer>, storage: &mut S) {
-    perform(log, storage, |action| matches!(action, LogAction::Prepare { .. }));
 }
 
 /// Carry out what the log asks for, up to and with the first action that `is_last`. Blocks: only while a partition opens.

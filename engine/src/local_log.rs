@@ -8,7 +8,6 @@ use segment_log::{AppendError, Log, LogConfig, LogEvent, Now, Offset, OpenError,
 use crate::event_log::{
     EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError, Ticket,
 };
-use crate::journal::prepare_first;
 use crate::limits::READ_SLICE_COUNT_MAX;
 use crate::payload::SharedRecords;
 use crate::request::SequenceNumber;
@@ -40,8 +39,7 @@ impl<S: Storage> LocalLog<S> {
         now: Now,
         seed: u64,
     ) -> Result<(Self, RecoveryReport), OpenError> {
-        let (mut log, report) = Log::open(&mut storage, config, now, seed)?;
-        prepare_first(&mut log, &mut storage);
+        let (log, report) = Log::open(&mut storage, config, now, seed)?;
         Ok((Self { log, storage, submitted: VecDeque::new(), next_ticket: 0, ticked_ms: None }, report))
     }
 }

@@ -124,7 +124,13 @@ impl<B: Buffer> Log<B> {
         seed: u64,
     ) -> Result<(Log<B>, RecoveryReport), OpenError> {
         config.check().map_err(OpenError::Config)?;
-        let (found, findings) = recover(storage, &config, now)?;
+        let (found, findings, unused) = recover(storage, &config, now)?;
+        let mut unused = unused.into_iter().map(|segment| LogAction::Remove { id: UNASKED, segment });
+        // A directory keeps one retired file: this one becomes the segment to go on with, so that there is a place for another,
+        // which becomes the reserve. Unlinking files of their size and writing new ones full of zeros takes seconds.
+        if let Some(remove) = unused.next() {
+            storage.perform(remove)?;
+        }
         // Even the same seed twice gives other epochs: a number is not used again.
         let mut key = [0; 32];
         for (into, from) in key.chunks_exact_mut(8).zip([seed, found.next_number, now.wall_ms, now.mono_ms]) {
@@ -139,17 +145,21 @@ impl<B: Buffer> Log<B> {
             Err(error) if error.is_no_space() => log.prepare_failed(error),
             Err(error) => return Err(error.into()),
         }
+        for remove in unused {
+            storage.perform(remove)?;
+        }
         let segments = log.segments.iter().filter(|segment| segment.has_records()).count();
         let report = RecoveryReport { segments, first: log.first(), next: log.next(), findings };
         Ok((log, report))
     }
 }
 
+/// What there is, what was found wrong with it, and the files that hold nothing, which are to be removed.
 fn recover<S: Storage>(
     storage: &mut S,
     config: &LogConfig,
     now: Now,
-) -> Result<(Recovered, Vec<Finding>), OpenError> {
+) -> Result<(Recovered, Vec<Finding>, Vec<SegmentNumber>), OpenError> {
     let mut files = storage.list()?;
     files.sort_by_key(|file| file.number);
     let mut probes = Vec::with_capacity(files.len());
@@ -170,9 +180,6 @@ fn recover<S: Storage>(
     let unused = settle_blanks(&mut pieces, &mut examination);
     let least_next = examination.least_next();
     let mut findings: Vec<Finding> = examination.findings.into_iter().rev().collect();
-    for segment in unused {
-        storage.perform(LogAction::Remove { id: UNASKED, segment })?;
-    }
     let mut recovered = Recovered {
         segments: VecDeque::new(),
         damage: Damage::default(),
@@ -183,7 +190,7 @@ fn recover<S: Storage>(
     };
     assemble(&mut recovered, pieces, least_next, now);
     findings.extend(recovered.damage.iter().map(Finding::Damaged));
-    Ok((recovered, findings))
+    Ok((recovered, findings, unused))
 }
 
 /// Twice the length of the newest segment with records if that was more than half full, else the same again.
