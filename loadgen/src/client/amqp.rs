@@ -115,11 +115,14 @@ impl Amqp {
     ) -> Result<(), String> {
         let now_ms = (now - self.began).as_millis() as u64;
         let Self { connection, inbound, .. } = self;
+        // Where a session ends its links go first, without a reason: that comes behind them.
+        let mut is_detached = false;
         loop {
             let event = connection
                 .handle(inbound, &mut input, output, now_ms)
                 .map_err(|closed| format!("the connection ended: {closed}"))?;
             match event {
+                None if is_detached => return Err("the server ended a link without a reason".to_owned()),
                 None => return Ok(()),
                 Some(Event::Opened(_)) => self.session = connection.begin(output),
                 Some(Event::Begun { session }) => match &self.login {
@@ -164,8 +167,12 @@ impl Amqp {
                     }
                     on(connection, Happened::Settled { link, first, last, state }, output)?;
                 }
-                Some(Event::Detached { error, .. } | Event::Ended { error, .. }) => {
+                Some(Event::Detached { error: None, .. }) => is_detached = true,
+                Some(Event::Detached { error, .. }) => {
                     return Err(format!("the server ended a link: {}", reason(error.as_ref())));
+                }
+                Some(Event::Ended { error, .. }) => {
+                    return Err(format!("the server ended the session: {}", reason(error.as_ref())));
                 }
                 Some(Event::Closed { error }) if error.is_some() || !self.is_closed => {
                     return Err(format!("the server closed the connection: {}", reason(error.as_ref())));

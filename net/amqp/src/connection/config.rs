@@ -1,5 +1,7 @@
 //! What a listener or a client sets.
 
+use crate::session::Session;
+
 /// Which side of a connection a machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -47,12 +49,13 @@ pub struct Config {
     pub session_count_max: u32,
     /// Most links at a time, of all sessions. What exceeds it is refused likewise.
     pub link_count_max: u32,
-    /// Transfers that we take per session before a flow of ours; refreshed when half of it is used up.
+    /// Transfers that we take per session before a flow of ours; refreshed when half of it is used up. Told is less where so many
+    /// could not be unsettled: a peer that keeps to its window is never ended for [`Config::unsettled_count_max`].
     pub incoming_window: u32,
     /// Largest message that we take on a link, bytes, unless the link was accepted with another limit.
     pub message_bytes_max: u64,
-    /// Most unsettled deliveries per session and direction. What exceeds it ends the session; [`super::Connection::send`]
-    /// refuses before.
+    /// Most unsettled deliveries per session and direction: no window is told that would take more, and
+    /// [`super::Connection::send`] refuses.
     pub unsettled_count_max: u32,
     /// Most bytes that the peer can make the connection hold: messages that arrive in parts, attaches that wait for their
     /// answer, messages that wait for the peer's window. Beyond it links are detached, attaches and sends refused.
@@ -61,6 +64,20 @@ pub struct Config {
     pub output_bytes_max: usize,
     /// SASL.
     pub sasl: SaslRole,
+}
+
+impl Config {
+    /// The largest window that is told.
+    pub(crate) fn window_max(&self) -> u32 {
+        self.incoming_window.min(self.unsettled_count_max)
+    }
+
+    /// How many transfers a session may take now: each may be one delivery more that is unsettled.
+    pub(super) fn window(&self, session: &Session) -> u32 {
+        // One may be in hand: out of the window, and not unsettled yet.
+        let unsettled_left = self.unsettled_count_max.saturating_sub(session.incoming.count() + 1);
+        self.incoming_window.min(unsettled_left).max(session.incoming_window)
+    }
 }
 
 impl Default for Config {

@@ -220,7 +220,7 @@ impl Connection {
                 self.on_transfer(session, transfer, decoder.rest(), message, output)
             }
             code::FLOW => self.on_flow(session, Flow::decode(fields)?, output),
-            code::DISPOSITION => self.on_disposition(session, Disposition::decode(fields)?),
+            code::DISPOSITION => self.on_disposition(session, Disposition::decode(fields)?, output),
             code::ATTACH => self.on_attach(session, Attach::decode(fields)?, frame.body, output),
             code::DETACH => self.on_detach(session, Detach::decode(fields)?, output),
             code::END => Ok(self.on_end(session, End::decode(fields)?, output)),

@@ -124,7 +124,7 @@ impl Connection {
         output: &mut Vec<u8>,
     ) -> Result<Option<u32>, Fault> {
         let too_many = self.sessions.count() >= self.config.session_count_max;
-        let (slot, _) = self.sessions.insert(Session::new(SessionState::Begun, self.config.incoming_window));
+        let (slot, _) = self.sessions.insert(Session::new(SessionState::Begun, self.config.window_max()));
         if slot > self.remote.channel_max.into() {
             return Err(Fault::connection(
                 condition::RESOURCE_LIMIT_EXCEEDED,
@@ -152,7 +152,7 @@ impl Connection {
         let begin = Begin {
             remote_channel,
             next_outgoing_id: crate::session::FIRST_OUTGOING_ID,
-            incoming_window: self.config.incoming_window,
+            incoming_window: self.config.window_max(),
             outgoing_window,
             handle_max: self.config.handle_max,
             offered_capabilities: Symbols::Absent,
@@ -172,12 +172,12 @@ impl Connection {
             return None;
         }
         let (slot, generation) =
-            self.sessions.insert(Session::new(SessionState::Requested, self.config.incoming_window));
+            self.sessions.insert(Session::new(SessionState::Requested, self.config.window_max()));
         if slot > self.remote.channel_max.into() {
             self.sessions.remove(slot);
             return None;
         }
-        self.write_begin(slot, None, self.config.incoming_window, output);
+        self.write_begin(slot, None, self.config.window_max(), output);
         Some(SessionId { slot, generation })
     }
 

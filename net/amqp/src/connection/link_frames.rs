@@ -315,6 +315,7 @@ impl Connection {
             self.write_detach(slot, detach.closed, None, output);
         }
         self.remove_link(slot);
+        self.widen_window(session_slot, output);
         match was_live {
             true => Ok(Event::Detached { link: link_id, closed: detach.closed, error: detach.error }),
             false => Ok(Event::Handled),

@@ -81,6 +81,9 @@ impl Connection {
         });
         let wrote = output.len() > start;
         self.timers.wrote |= wrote;
+        if settled && role == LinkRole::Receiver {
+            self.widen_window(session_slot, output);
+        }
         wrote
     }
 
@@ -112,6 +115,7 @@ impl Connection {
             let max_frame_bytes = self.remote.max_frame_bytes as usize;
             write_disposition(session.slot, &disposition, output, max_frame_bytes);
             self.timers.wrote = true;
+            self.widen_window(session.slot, output);
         }
         is_any
     }

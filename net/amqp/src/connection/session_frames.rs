@@ -81,22 +81,30 @@ impl Connection {
         event
     }
 
-    /// Writes the session's state, its incoming window full again.
-    pub(super) fn write_session_flow(&mut self, session_slot: u32, output: &mut Vec<u8>) {
-        let incoming_window = self.config.incoming_window;
+    /// Tells the peer of a larger window once half of it is used up and enough of it is free again.
+    pub(super) fn widen_window(&mut self, session_slot: u32, output: &mut Vec<u8>) {
+        let full = self.config.window_max();
+        let Some(session) = self.sessions.at(session_slot) else { return };
+        let more = self.config.window(session).saturating_sub(session.incoming_window);
+        if session.incoming_window <= full / 2 && more >= full.div_ceil(4) {
+            self.write_session_flow(session_slot, output);
+        }
+    }
+
+    /// Writes the session's state, its incoming window as large as it may be.
+    fn write_session_flow(&mut self, session_slot: u32, output: &mut Vec<u8>) {
         let Some(session) = self.sessions.at_mut(session_slot) else { return };
-        session.incoming_window = incoming_window;
+        session.incoming_window = self.config.window(session);
         let flow = session.flow();
         self.write_flow(session_slot, &flow, output);
     }
 
     /// Writes the state of a link and of its session.
     pub(super) fn write_link_flow(&mut self, slot: u32, output: &mut Vec<u8>) {
-        let incoming_window = self.config.incoming_window;
         let Some(link) = self.links.at(slot) else { return };
         let session_slot = link.session;
         let Some(session) = self.sessions.at_mut(session_slot) else { return };
-        session.incoming_window = incoming_window;
+        session.incoming_window = self.config.window(session);
         let flow = Flow {
             handle: Some(link.local_handle),
             delivery_count: Some(link.delivery_count),
@@ -133,9 +141,7 @@ impl Connection {
         }
         session.incoming_window -= 1;
         session.next_incoming_id = session.next_incoming_id.wrapping_add(1);
-        if session.incoming_window <= self.config.incoming_window / 2 {
-            self.write_session_flow(session_slot, output);
-        }
+        self.widen_window(session_slot, output);
         let session = self.sessions.at_mut(session_slot).expect("channels name sessions that stand");
         let Some(slot) = session.remote_handles.find(transfer.handle) else {
             return Err(Fault::session(
@@ -205,7 +211,7 @@ impl Connection {
         }
         let settled = transfer.settled.unwrap_or(false);
         if !settled {
-            self.note_unsettled(slot, delivery_id)?;
+            self.note_unsettled(slot, delivery_id);
         }
         Ok(Event::Transfer { link: link_id, delivery_id, delivery_tag, message_format, settled, payload })
     }
@@ -250,7 +256,7 @@ impl Connection {
         self.release(assembly.payload.len());
         let Assembly { delivery_id, message_format, settled, .. } = assembly;
         if !settled {
-            self.note_unsettled(slot, delivery_id)?;
+            self.note_unsettled(slot, delivery_id);
         }
         *message = AssembledMessage { tag: assembly.tag, payload: assembly.payload };
         Ok(Event::Transfer {
@@ -264,25 +270,20 @@ impl Connection {
     }
 
     /// Remembers a delivery that waits for our disposition.
-    fn note_unsettled(&mut self, slot: u32, delivery_id: u32) -> Result<(), Fault> {
+    fn note_unsettled(&mut self, slot: u32, delivery_id: u32) {
         let link = self.links.at_mut(slot).expect("the caller found it");
         let session = self.sessions.at_mut(link.session).expect("links name sessions that stand");
-        if session.incoming.count() >= self.config.unsettled_count_max {
-            return Err(Fault::session(
-                link.session,
-                condition::RESOURCE_LIMIT_EXCEEDED,
-                "Too many unsettled deliveries.",
-            ));
-        }
+        // The window is never wider than what is left of it, and the transfer was within the window.
+        debug_assert!(session.incoming.count() < self.config.unsettled_count_max, "the window is too wide");
         session.incoming.insert(delivery_id, slot);
         link.unsettled_count += 1;
-        Ok(())
     }
 
     pub(super) fn on_disposition<'a>(
         &mut self,
         session_slot: u32,
         disposition: Disposition<'a>,
+        output: &mut Vec<u8>,
     ) -> Result<Event<'a>, Fault> {
         let Disposition { first, settled, state, .. } = disposition;
         let last = disposition.last.unwrap_or(first);
@@ -304,6 +305,7 @@ impl Connection {
                 }
             }
         });
+        self.widen_window(session_slot, output);
         Ok(told.unwrap_or(Event::Handled))
     }
 }

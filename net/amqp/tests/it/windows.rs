@@ -150,14 +150,56 @@ fn unsettled_deliveries_are_bounded_on_both_sides() {
     pair.hub.send(source, b"x", true).unwrap();
     pair.run();
     pair.client.events();
-    let (sender, _) = pair.telemetry(session, "events", 100);
-    for _ in 0..6 {
-        pair.client.send(sender, b"x", false).unwrap();
+}
+
+/// Who keeps to the window may send on until nothing more can be unsettled, waits then, and goes on when the hub settles.
+#[test]
+fn the_window_is_never_wider_than_what_may_be_unsettled() {
+    let few = Config { unsettled_count_max: 8, incoming_window: 6, ..Config::default() };
+    let mut pair = Pair::open_with(few, Config::default(), Cuts::None);
+    let (session, hub_session) = pair.begin();
+    let links = ["first", "second"].map(|name| pair.telemetry(session, name, 1000));
+    let mut sent = 0;
+    for turn in 0..40 {
+        let (link, _) = links[turn % 2];
+        while pair.client.connection.sendable(link) > 0 {
+            pair.client.send(link, b"x", false).unwrap();
+            sent += 1;
+            pair.run();
+        }
+        assert_eq!(pair.client.send(link, b"x", false), Err(SendRefused::WindowClosed));
+        let unsettled = pair.hub.events();
+        assert!((5..=8).contains(&unsettled.len()), "{unsettled:?}");
+        let Some(Seen::Transfer { id, .. }) = unsettled.first() else { panic!("{unsettled:?}") };
+        let (first, last) = (*id, id + 7);
+        if turn % 4 < 2 {
+            let End { connection, output, .. } = &mut pair.hub;
+            connection.settle_received(hub_session, (first, last), &DeliveryState::Accepted, output);
+        } else {
+            pair.hub.settle(links[turn % 2].1, first, last, &DeliveryState::Accepted);
+        }
+        pair.run();
     }
+    assert!(sent >= 200, "{sent}");
+    assert!(pair.client.events().iter().all(|event| !matches!(event, Seen::Ended { .. })));
+}
+
+/// A link that goes takes its unsettled deliveries along, and others may send.
+#[test]
+fn a_detached_link_gives_its_part_of_the_window_back() {
+    let few = Config { unsettled_count_max: 8, incoming_window: 8, ..Config::default() };
+    let mut pair = Pair::open_with(few, Config::default(), Cuts::None);
+    let (session, _) = pair.begin();
+    let [first, second] = ["first", "second"].map(|name| pair.telemetry(session, name, 1000).0);
+    while pair.client.connection.sendable(first) > 0 {
+        pair.client.send(first, b"x", false).unwrap();
+        pair.run();
+    }
+    assert_eq!(pair.client.connection.sendable(second), 0);
+    let End { connection, output, .. } = &mut pair.client;
+    assert!(connection.detach(first, None, output));
     pair.run();
-    assert!(matches!(pair.client.events().pop(), Some(Seen::Ended { error: Some(error), .. })
-        if error.condition == condition::RESOURCE_LIMIT_EXCEEDED));
-    assert!(pair.hub.connection.is_open());
+    assert!(pair.client.connection.sendable(second) > 0);
 }
 
 #[test]
