@@ -39,8 +39,8 @@ enum Place {
     ContentType,
     ContentEncoding,
     Expiry,
-    /// A message annotation.
-    Annotation(&'static str),
+    /// The message annotation of this index.
+    Annotation(usize),
     /// An application property of another name.
     Renamed(&'static str),
     /// Only the hub may say this.
@@ -56,10 +56,10 @@ const SYSTEM_KEYS: [(&str, Place); 16] = [
     ("ct", Place::ContentType),
     ("ce", Place::ContentEncoding),
     ("exp", Place::Expiry),
-    ("ifid", Place::Annotation("iothub-interface-id")),
-    ("sub", Place::Annotation("dt-subject")),
-    ("diagid", Place::Annotation("Diagnostic-Id")),
-    ("diagctx", Place::Annotation("Correlation-Context")),
+    ("ifid", Place::Annotation(0)),
+    ("sub", Place::Annotation(1)),
+    ("diagid", Place::Annotation(2)),
+    ("diagctx", Place::Annotation(3)),
     ("ctime", Place::Renamed("iothub-creation-time-utc")),
     ("on", Place::Renamed("iothub-outputname")),
     ("schema", Place::Renamed("iothub-message-schema")),
@@ -67,8 +67,11 @@ const SYSTEM_KEYS: [(&str, Place); 16] = [
     ("cmid", Place::Reserved),
 ];
 
-/// Names that are annotations however they are written.
-const ANNOTATION_NAMES: [&str; 2] = ["iothub-interface-id", "dt-subject"];
+/// Names of message annotations.
+const ANNOTATIONS: [&str; 4] = ["iothub-interface-id", "dt-subject", "Diagnostic-Id", "Correlation-Context"];
+
+/// So many of them are annotations even where they are written out.
+const WRITTEN_OUT: usize = 2;
 
 /// A bag that cannot be read: text that is not UTF-8 once it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,20 +91,7 @@ pub fn encode_event(
 ) -> Result<EventShape, BagError> {
     let start = out.len();
     let system = System::read(bag)?;
-    let mut annotation_value_count = 0;
-    for entry in entries(bag) {
-        let (name, value) = entry?;
-        let name = match place_of(&name) {
-            Some(Place::Annotation(name)) => name,
-            _ => match ANNOTATION_NAMES.into_iter().find(|known| *known == name) {
-                Some(name) => name,
-                None => continue,
-            },
-        };
-        encode::symbol(out, name);
-        encode::string(out, &value);
-        annotation_value_count += 2;
-    }
+    let annotation_value_count = system.encode_annotations(out);
     let message_start = out.len();
     system.encode(out);
     encode_own(bag, marks, out)?;
@@ -114,22 +104,47 @@ pub fn encode_event(
     })
 }
 
-/// The pairs of a bag, decoded.
-fn entries(bag: &str) -> impl Iterator<Item = Result<(Cow<'_, str>, Cow<'_, str>), BagError>> {
-    let bag = bag.strip_prefix('?').unwrap_or(bag);
-    bag.split('&').filter(|entry| !entry.is_empty()).map(|entry| {
-        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-        let decode = |text| percent_decode_str(text).decode_utf8().map_err(|_| BagError);
-        Ok((decode(name)?, decode(value)?))
+/// The pairs of a bag as they are written.
+fn entries(bag: &str) -> impl Iterator<Item = (&str, &str)> {
+    let mut rest = bag.strip_prefix('?').unwrap_or(bag);
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        // By the byte, once: the texts are a few bytes long, and a search for each of the two signs costs more.
+        let (mut equals, mut end) = (None, 0);
+        for byte in rest.bytes() {
+            match byte {
+                b'&' => break,
+                b'=' if equals.is_none() => equals = Some(end),
+                _ => {}
+            }
+            end += 1;
+        }
+        let entry = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or_default();
+        Some((entry, equals))
     })
+    .filter(|(entry, _)| !entry.is_empty())
+    .map(|(entry, equals)| equals.map_or((entry, ""), |equals| (&entry[..equals], &entry[equals + 1..])))
 }
 
+fn decode(text: &str) -> Result<Cow<'_, str>, BagError> {
+    match text.bytes().any(|byte| byte == b'%') {
+        true => percent_decode_str(text).decode_utf8().map_err(|_| BagError),
+        false => Ok(Cow::Borrowed(text)),
+    }
+}
+
+/// Where the property of a decoded name goes, if that is not the device's own affair.
 fn place_of(name: &str) -> Option<Place> {
-    let key = name.strip_prefix("$.")?;
-    SYSTEM_KEYS.iter().find(|(known, _)| *known == key).map(|(_, place)| *place)
+    match name.strip_prefix("$.") {
+        Some(key) => SYSTEM_KEYS.iter().find(|(known, _)| *known == key).map(|(_, place)| *place),
+        None => ANNOTATIONS[..WRITTEN_OUT].iter().position(|known| *known == name).map(Place::Annotation),
+    }
 }
 
-/// The system properties of a bag that have a field in the properties section.
+/// The system properties of a bag: those with a field in the properties section, and the annotations.
 #[derive(Default)]
 struct System<'a> {
     message_id: Option<Cow<'a, str>>,
@@ -139,26 +154,42 @@ struct System<'a> {
     content_type: Option<Cow<'a, str>>,
     content_encoding: Option<Cow<'a, str>>,
     expiry_ms: Option<i64>,
+    annotations: [Option<Cow<'a, str>>; ANNOTATIONS.len()],
 }
 
 impl<'a> System<'a> {
     fn read(bag: &'a str) -> Result<Self, BagError> {
         let mut found = Self::default();
-        for entry in entries(bag) {
-            let (name, value) = entry?;
-            match place_of(&name) {
-                Some(place) if !fits(place, &value) => {}
-                Some(Place::MessageId) => found.message_id = Some(value),
-                Some(Place::CorrelationId) => found.correlation_id = Some(value),
-                Some(Place::UserId) => found.user_id = Some(value),
-                Some(Place::To) => found.to = Some(value),
-                Some(Place::ContentType) => found.content_type = Some(value),
-                Some(Place::ContentEncoding) => found.content_encoding = Some(value),
-                Some(Place::Expiry) => found.expiry_ms = read_time(&value),
-                Some(Place::Annotation(_) | Place::Renamed(_) | Place::Reserved) | None => {}
+        for (name, value) in entries(bag) {
+            let Some(place) = place_of(&decode(name)?) else { continue };
+            let value = decode(value)?;
+            match place {
+                place if !fits(place, &value) => {}
+                Place::MessageId => found.message_id = Some(value),
+                Place::CorrelationId => found.correlation_id = Some(value),
+                Place::UserId => found.user_id = Some(value),
+                Place::To => found.to = Some(value),
+                Place::ContentType => found.content_type = Some(value),
+                Place::ContentEncoding => found.content_encoding = Some(value),
+                Place::Expiry => found.expiry_ms = read_time(&value),
+                Place::Annotation(index) => found.annotations[index] = Some(value),
+                Place::Renamed(_) | Place::Reserved => {}
             }
         }
         Ok(found)
+    }
+
+    /// How many AMQP values were appended.
+    fn encode_annotations(&self, out: &mut Vec<u8>) -> u16 {
+        let mut value_count = 0;
+        for (name, value) in ANNOTATIONS.iter().zip(&self.annotations) {
+            if let Some(value) = value {
+                encode::symbol(out, name);
+                encode::string(out, value);
+                value_count += 2;
+            }
+        }
+        value_count
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -198,13 +229,13 @@ fn encode_own(bag: &str, marks: &[(&str, &str)], out: &mut Vec<u8>) -> Result<()
         encode::string(out, value);
         value_count += 2;
     };
-    for entry in entries(bag) {
-        let (name, value) = entry?;
+    for (name, value) in entries(bag) {
+        let (name, value) = (decode(name)?, decode(value)?);
         match place_of(&name) {
             Some(Place::Renamed(known)) => put(known, &value, out),
             Some(Place::Reserved) => {}
             Some(place) if fits(place, &value) => {}
-            _ if is_reserved(&name) || ANNOTATION_NAMES.contains(&&*name) => {}
+            None if is_reserved(&name) => {}
             _ => put(&name, &value, out),
         }
     }
