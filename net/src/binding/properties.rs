@@ -2,6 +2,7 @@
 //!
 //! A message that needs no change is stored as it came, byte for byte. It is written anew, section by section, when
 //! - an id is a uuid: Node clients encode text that looks like one so, and readers expect the text;
+//! - a text of the properties section is encoded as another kind of text: strict readers stop at it;
 //! - an application property claims what only the hub stamps (`iothub-connection-*`, `iothub-enqueuedtime`,
 //!   `iothub-message-source`): it is dropped;
 //! - its sections are not described the short way that all Event Hubs readers understand;
@@ -10,11 +11,15 @@
 //! Header, delivery annotations, message annotations and footer are not part of the bare message. Of the annotations, the
 //! few that IoT Hub lets a device set are kept beside it [IoT Hub: iot-hub-devguide-messages-construct].
 
+mod fields;
+
 use std::ops::Range;
 
 use engine::request::EventView;
 use net_amqp::value::{Decoder, Descriptor, List, Map, Value, encode, used_up};
 use net_amqp::{DecodeError, condition};
+
+use fields::{PROPERTIES, WRONG_PROPERTY};
 
 /// The transfer format of a batch: Data sections that each hold a whole message [Event Hubs: AMQP batching].
 pub const BATCH_FORMAT: u32 = 0x8001_3700;
@@ -259,7 +264,8 @@ impl<'a> Parts<'a> {
             (SectionCode::Properties, Value::List(list)) => {
                 let mut fields = Decoder::new(list.body());
                 for index in 0..list.count() {
-                    self.must_rewrite |= is_id(index as usize) && fields.constructor() == Some(UUID);
+                    let kind = PROPERTIES.get(index as usize).ok_or(WRONG_PROPERTY)?;
+                    self.must_rewrite |= !kind.is(fields.constructor().ok_or(DecodeError::Truncated)?)?;
                     fields.check_next()?;
                 }
                 used_up(&fields, list.count())?;
@@ -326,17 +332,6 @@ fn begin_section(out: &mut Vec<u8>, code: SectionCode) {
     encode::descriptor(out, Descriptor::Code(code as u64));
 }
 
-/// The constructor of a uuid [AMQP 1.6.18].
-const UUID: u8 = 0x98;
-
-/// Fields of the properties section [AMQP 3.2.4].
-const MESSAGE_ID_INDEX: usize = 0;
-const CORRELATION_ID_INDEX: usize = 5;
-
-fn is_id(index: usize) -> bool {
-    [MESSAGE_ID_INDEX, CORRELATION_ID_INDEX].contains(&index)
-}
-
 /// Whether only the hub may say this. Without case: a consumer may compare so.
 pub fn is_reserved(name: &str) -> bool {
     let starts_with =
@@ -353,14 +348,11 @@ pub fn is_reserved(name: &str) -> bool {
 fn write_properties(properties: List<'_>, out: &mut Vec<u8>) -> Result<(), MessageError> {
     let list = encode::begin_list(out);
     let mut fields = Decoder::new(properties.body());
-    for index in 0..properties.count() {
+    for kind in PROPERTIES.iter().take(properties.count() as usize) {
         let field = fields.raw()?;
-        match Decoder::new(field).value()? {
-            Value::Uuid(bytes) if is_id(index as usize) => {
-                let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-                encode::string(out, uuid::Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut text));
-            }
-            _ => out.extend_from_slice(field),
+        match kind.is(field[0])? {
+            true => out.extend_from_slice(field),
+            false => kind.encode(Decoder::new(field).value()?, out)?,
         }
     }
     list.end(out, properties.count());

@@ -16,6 +16,7 @@ use net::binding::{Context, HubInfo, OUTPUT_PENDING_BYTES_MAX, Transport};
 use net::certificate::{Certificates, Name};
 use net::stack::{OpenBinding, Port, Stack, Turn};
 use net::tls::Acceptor;
+use net_amqp::Sections;
 use net_amqp::value::Decoder;
 use registry::ConsumerGroupId;
 use segment_log::storage::sim::SimDisk;
@@ -215,7 +216,7 @@ impl Hub {
     }
 }
 
-/// What the hub took as an event is a message whose values are well-formed. Of which types its properties are is its sender's affair.
+/// What the hub took as an event is a message that a strict reader takes.
 fn check_stored(world: &mut World) {
     let request = Request::OpenReader {
         partition: PartitionId(0),
@@ -228,6 +229,7 @@ fn check_stored(world: &mut World) {
     let read = Request::Read { reader, event_count_max: 1000, bytes_max: 1 << 20 };
     if let Some(Reply::Events { batch, .. }) = world.ask(read) {
         for event in batch.records.iter() {
+            Sections::parse(event.message).expect("a message");
             let mut sections = Decoder::new(event.message);
             while !sections.is_empty() {
                 sections.descriptor().expect("a section of an event");

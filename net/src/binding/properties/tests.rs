@@ -98,6 +98,64 @@ fn uuid_ids_become_text() {
     assert_eq!(stored, expected.build());
 }
 
+/// A message whose properties hold a value in one field.
+fn with_field(index: u32, value: &[u8]) -> Vec<u8> {
+    let section = message().section(0x73, |out| {
+        let list = encode::begin_list(out);
+        (0..index).for_each(|_| encode::null(out));
+        out.extend_from_slice(value);
+        list.end(out, index + 1);
+    });
+    section.data(b"b").build()
+}
+
+fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    encode(&mut bytes);
+    bytes
+}
+
+/// What a strict reader would stop at is made right where it is text, and refused elsewhere.
+#[test]
+fn each_property_is_of_its_kind() {
+    let values = [
+        encoded(|out| encode::string(out, "text")),
+        encoded(|out| encode::symbol(out, "text")),
+        encoded(|out| encode::binary(out, b"text")),
+        encoded(|out| encode::timestamp(out, 7)),
+        encoded(|out| encode::uint(out, 7)),
+        encoded(|out| encode::ulong(out, 7)),
+    ];
+    let [string, symbol, binary, timestamp, uint, ulong] = &values;
+    // For each field what becomes of those, in their order.
+    let id = [Some(string), Some(string), Some(binary), None, None, Some(ulong)];
+    let text = [Some(string), Some(string), None, None, None, None];
+    let name = [Some(symbol), Some(symbol), None, None, None, None];
+    let moment = [None, None, None, Some(timestamp), None, None];
+    let user = [Some(binary), None, Some(binary), None, None, None];
+    let number = [None, None, None, None, Some(uint), None];
+    let fields = [id, user, text, text, text, id, name, name, moment, moment, text, number, text];
+    for (index, expected) in (0..).zip(fields) {
+        for (value, expected) in values.iter().zip(expected) {
+            let found = stored(&with_field(index, value)).map(|(stored, _, as_given)| (stored, as_given));
+            match expected {
+                Some(expected) => {
+                    assert_eq!(found, Ok((with_field(index, expected), expected == value)), "field {index}");
+                    let Ok((stored, _)) = found else { unreachable!() };
+                    net_amqp::Sections::parse(&stored).unwrap();
+                }
+                None => {
+                    let wrong = MessageError::Decode(DecodeError::WrongType("properties"));
+                    assert_eq!(found, Err(wrong), "field {index}: {value:?}");
+                }
+            }
+        }
+    }
+    let no_symbol = encoded(|out| encode::string(out, "ä"));
+    assert!(stored(&with_field(6, &no_symbol)).is_err());
+    assert!(stored(&with_field(13, string)).is_err(), "there is no such field");
+}
+
 #[test]
 fn what_only_the_hub_may_say_is_dropped() {
     let payload = message()
