@@ -1,6 +1,8 @@
 //! What stands in front of a stored message when it goes to a reader: the hub's annotations. The message itself follows
 //! byte for byte.
 
+use std::sync::LazyLock;
+
 use engine::event::{AuthMethod, Source, StoredEvent};
 use engine::request::PartitionStatus;
 use net_amqp::symbol_constant;
@@ -14,28 +16,65 @@ const ENTRY_COUNT: u32 = 8;
 
 /// Append the message annotations of `event` [IoT Hub: iot-hub-devguide-messages-read-builtin].
 pub fn encode_annotations(event: &StoredEvent<'_>, out: &mut Vec<u8>) {
-    let number = event.sequence.0;
-    let enqueued_ms = event.enqueued_ms as i64;
     encode::descriptor(out, Descriptor::Code(MESSAGE_ANNOTATIONS));
     let map = encode::begin_map(out);
-    out.extend_from_slice(symbol_constant!("x-opt-sequence-number"));
-    encode::long(out, number as i64);
+    let stamps = match (event.source, event.auth) {
+        (Source::Telemetry, AuthMethod::HubSas) => &STAMPS[0],
+        (Source::Telemetry, AuthMethod::DeviceSas) => &STAMPS[1],
+        (source, auth) => &Stamps::new(source, auth),
+    };
+    stamps.put(event.sequence.0, event.enqueued_ms, out);
+    let mut decimal = itoa::Buffer::new();
     out.extend_from_slice(symbol_constant!("x-opt-offset"));
-    encode::string(out, Decimal::new(number).as_str());
-    out.extend_from_slice(symbol_constant!("x-opt-enqueued-time"));
-    encode::timestamp(out, enqueued_ms);
+    encode::string(out, decimal.format(event.sequence.0));
+    out.extend_from_slice(symbol_constant!("iothub-connection-auth-generation-id"));
+    encode::string(out, decimal.format(event.generation.0));
     out.extend_from_slice(symbol_constant!("iothub-connection-device-id"));
     encode::string(out, event.device);
-    out.extend_from_slice(symbol_constant!("iothub-connection-auth-method"));
-    encode::string(out, auth_method(event.auth));
-    out.extend_from_slice(symbol_constant!("iothub-connection-auth-generation-id"));
-    encode::string(out, Decimal::new(event.generation.0).as_str());
-    out.extend_from_slice(symbol_constant!("iothub-enqueuedtime"));
-    encode::timestamp(out, enqueued_ms);
-    out.extend_from_slice(symbol_constant!("iothub-message-source"));
-    encode::string(out, source(event.source));
     out.extend_from_slice(event.annotations);
     map.end(out, 2 * ENTRY_COUNT + u32::from(event.annotation_value_count));
+}
+
+/// The entries whose length is known beforehand, encoded once: they are copied whole, and only numbers are written into the
+/// copy.
+struct Stamps {
+    bytes: Vec<u8>,
+    number_at: usize,
+    times_at: [usize; 2],
+}
+
+static STAMPS: LazyLock<[Stamps; 2]> = LazyLock::new(|| {
+    [AuthMethod::HubSas, AuthMethod::DeviceSas].map(|auth| Stamps::new(Source::Telemetry, auth))
+});
+
+impl Stamps {
+    fn new(source: Source, auth: AuthMethod) -> Self {
+        let mut bytes = Vec::new();
+        encode::symbol(&mut bytes, "iothub-connection-auth-method");
+        encode::string(&mut bytes, auth_method(auth));
+        encode::symbol(&mut bytes, "iothub-message-source");
+        encode::string(&mut bytes, source_name(source));
+        let times_at = ["x-opt-enqueued-time", "iothub-enqueuedtime"].map(|name| {
+            encode::symbol(&mut bytes, name);
+            encode::timestamp(&mut bytes, 0);
+            bytes.len() - size_of::<i64>()
+        });
+        encode::symbol(&mut bytes, "x-opt-sequence-number");
+        // In its long form, into which each number fits.
+        encode::long(&mut bytes, i64::MAX);
+        let number_at = bytes.len() - size_of::<i64>();
+        Self { bytes, number_at, times_at }
+    }
+
+    fn put(&self, number: u64, enqueued_ms: u64, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        let mut write = |at: usize, value: u64| {
+            out[start + at..start + at + size_of::<u64>()].copy_from_slice(&value.to_be_bytes());
+        };
+        write(self.number_at, number);
+        self.times_at.iter().for_each(|at| write(*at, enqueued_ms));
+    }
 }
 
 /// Append the delivery annotations of a reader that asked for runtime metrics.
@@ -67,35 +106,10 @@ fn auth_method(auth: AuthMethod) -> &'static str {
     }
 }
 
-fn source(source: Source) -> &'static str {
+fn source_name(source: Source) -> &'static str {
     match source {
         Source::Telemetry => "Telemetry",
         _ => "Unknown",
-    }
-}
-
-/// A number's decimal text without an allocation: two of them stand in front of every event.
-struct Decimal {
-    digits: [u8; 20],
-    start: usize,
-}
-
-impl Decimal {
-    fn new(mut number: u64) -> Self {
-        let mut digits = [b'0'; 20];
-        let mut start = digits.len() - 1;
-        loop {
-            digits[start] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                return Self { digits, start };
-            }
-            start -= 1;
-        }
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.digits[self.start..]).expect("digits are ASCII")
     }
 }
 
@@ -121,7 +135,7 @@ mod tests {
         let mut extra = Vec::new();
         encode::symbol(&mut extra, "dt-subject");
         encode::string(&mut extra, "pump");
-        let event = StoredEvent {
+        let mut event = StoredEvent {
             sequence: SequenceNumber(1234),
             enqueued_ms: 1_795_294_683_001,
             device: "dev-1",
@@ -146,6 +160,17 @@ mod tests {
         assert_eq!(get("dt-subject"), Value::String("pump"));
         let Value::String(method) = get("iothub-connection-auth-method") else { panic!("a string") };
         assert_eq!(serde_json::from_str::<serde_json::Value>(method).unwrap()["scope"], "device");
+
+        event.auth = AuthMethod::HubSas;
+        event.sequence = SequenceNumber(u64::from(u32::MAX) + 7);
+        let mut bytes = Vec::new();
+        encode_annotations(&event, &mut bytes);
+        assert_eq!(entry(&bytes, "x-opt-sequence-number"), Value::Long(i64::from(u32::MAX) + 7));
+        assert_eq!(entry(&bytes, "x-opt-offset"), Value::String("4294967302"));
+        let Value::String(method) = entry(&bytes, "iothub-connection-auth-method") else {
+            panic!("a string")
+        };
+        assert_eq!(serde_json::from_str::<serde_json::Value>(method).unwrap()["scope"], "hub");
     }
 
     #[test]
@@ -162,12 +187,5 @@ mod tests {
         assert_eq!(entry(&bytes, "last_enqueued_sequence_number"), Value::Long(-1));
         assert_eq!(entry(&bytes, "last_enqueued_offset"), Value::String("-1"));
         assert_eq!(entry(&bytes, "runtime_info_retrieval_time_utc"), Value::Timestamp(7));
-    }
-
-    #[test]
-    fn decimal_text() {
-        for number in [0, 7, 10, 1_234_567_890, u64::MAX] {
-            assert_eq!(Decimal::new(number).as_str(), number.to_string());
-        }
     }
 }
