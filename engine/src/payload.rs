@@ -74,10 +74,16 @@ impl SharedRecords {
 
     /// The events in order.
     pub fn iter(&self) -> impl Iterator<Item = StoredEvent<'_>> {
+        self.iter_behind(0)
+    }
+
+    /// The events behind the first `count`, in order.
+    pub fn iter_behind(&self, count: usize) -> impl Iterator<Item = StoredEvent<'_>> {
+        let from = self.first.saturating_add(count as u64);
         self.slices
             .iter()
             .flat_map(SharedSlice::iter)
-            .filter(|record| (self.first..self.end).contains(&record.offset.0))
+            .filter(move |record| (from..self.end).contains(&record.offset.0))
             .map(|record| {
                 StoredEvent::decode(SequenceNumber(record.offset.0), record.time_ms, record.payload)
                     .expect("each record was decoded when the run was made, and its bytes never change")

@@ -103,7 +103,7 @@ impl OpenReceiver {
     ) -> Stop {
         let Some((batch, sent_count)) = &mut self.batch else { return Stop::Sent };
         let status: &PartitionStatus = &batch.status;
-        for event in batch.records.iter().skip(*sent_count) {
+        for event in batch.records.iter_behind(*sent_count) {
             if turn.hub.output_is_full(turn.output)
                 || window.as_ref().is_some_and(|window| window.room() == 0)
             {
