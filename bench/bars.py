@@ -53,6 +53,8 @@ PASS = {"figure": ("passes", "-1", "bytesPerS"), "divisor": 1e9, "unit": "GB/s o
 
 ROWS = {
     "gateway-tls": Row("gateway ingest, AMQP, TLS 1.3", "1.0 M", GATEWAY),
+    "gateway-flush-1": Row("the same, each sync 1 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=1")),
+    "gateway-flush-5": Row("the same, each sync 5 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=5")),
     "gateway-plain": Row("gateway ingest, AMQP, in the clear", "20 % of the ceiling", (*GATEWAY, "--plain")),
     "mqtt-gateway": Row("4 connections, MQTT QoS 1, TLS, 2048 in flight", "80 % of AMQP's", MQTT_GATEWAY),
     "many-tls": Row("10 000 AMQP connections, one event in flight each, TLS", "60 k/s", MANY),

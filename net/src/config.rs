@@ -137,6 +137,9 @@ pub struct Settings {
     /// a device have failed; good ones never wait [default: 5]
     #[arg(long, value_name = "S")]
     pub failed_login_delay_max_s: Option<u64>,
+    /// Milliseconds that each sync of a log is made to take longer, 0 to 1000, to measure what a slower disk does [default: 0]
+    #[arg(long, value_name = "MS", hide = true)]
+    pub sync_delay_ms: Option<u64>,
     /// Most connections at a time, all cores together [default: what the limit of open files allows]
     #[arg(long, value_name = "N")]
     pub connections_max: Option<u32>,
@@ -256,6 +259,8 @@ pub struct Config {
     pub token_skew_s: u64,
     /// Seconds that the answer to a failed login waits at most.
     pub failed_login_delay_max_s: u64,
+    /// Milliseconds that each sync of a log is made to take longer.
+    pub sync_delay_ms: u64,
     /// Most connections at a time.
     pub connections_max: Option<u32>,
     /// Where the key for keys at rest comes from.
@@ -370,6 +375,7 @@ impl Settings {
             command_count_every_lock: self.command_count_every_lock.or(file.command_count_every_lock),
             token_skew_s: self.token_skew_s.or(file.token_skew_s),
             failed_login_delay_max_s: self.failed_login_delay_max_s.or(file.failed_login_delay_max_s),
+            sync_delay_ms: self.sync_delay_ms.or(file.sync_delay_ms),
             connections_max: self.connections_max.or(file.connections_max),
             data_key_file: key.0,
             data_key_fd: key.1,
@@ -439,6 +445,7 @@ impl Settings {
                 0,
                 30,
             )?,
+            sync_delay_ms: within("sync-delay-ms", self.sync_delay_ms.unwrap_or(0), 0, 1000)?,
             connections_max: self
                 .connections_max
                 .map(|most| within("connections-max", most, 1, u32::MAX))

@@ -336,6 +336,7 @@ fn runtime_config(
         Pin::Cpus(cpus) => Some(cpus.clone()),
     };
     runtime.connection_count_max = connections_per_core(config);
+    runtime.sync_delay_ms = config.sync_delay_ms;
     Ok(runtime)
 }
 

@@ -22,6 +22,8 @@ pub struct RuntimeConfig {
     pub connection_count_max: u32,
     /// How long a stop may take in all, milliseconds.
     pub stop_timeout_ms: u64,
+    /// How much longer each sync of a log is made to take, milliseconds: 0 but where the behaviour over a slower disk is measured.
+    pub sync_delay_ms: u64,
 }
 
 impl RuntimeConfig {
@@ -34,6 +36,7 @@ impl RuntimeConfig {
             shard,
             connection_count_max: CONNECTION_COUNT_MAX_DEFAULT,
             stop_timeout_ms: STOP_TIMEOUT_MS_DEFAULT,
+            sync_delay_ms: 0,
         }
     }
 }

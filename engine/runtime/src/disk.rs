@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
@@ -41,6 +42,8 @@ pub(crate) struct DiskContext {
     pub(crate) ring: Rc<dyn Fn()>,
     /// Actions whose answer is still to come.
     pub(crate) in_flight_count: Rc<Cell<u32>>,
+    /// See [`RuntimeConfig::sync_delay_ms`](crate::RuntimeConfig::sync_delay_ms).
+    pub(crate) sync_delay: Duration,
 }
 
 /// One log's directory, on the core that runs the log.
@@ -155,7 +158,12 @@ impl Inner {
             LogAction::Write { segment, position, buffer, bytes, .. } => {
                 self.write(segment, position, &buffer, bytes).await?;
             }
-            LogAction::Sync { segment, .. } => self.sync(segment).await?,
+            LogAction::Sync { segment, .. } => {
+                self.sync(segment).await?;
+                if !self.context.sync_delay.is_zero() {
+                    glommio::timer::sleep(self.context.sync_delay).await;
+                }
+            }
             LogAction::Seal { segment, file_bytes, footer, .. } => {
                 self.close(segment).await;
                 let mut directory = self.directory.clone();

@@ -327,8 +327,12 @@ impl CoreSeed {
             let (shared, core) = (Arc::clone(&self.shared), self.core);
             Rc::new(move || shared.signal(core).ring())
         };
-        let disk =
-            DiskContext { helpers: self.helpers.clone(), ring, in_flight_count: Rc::clone(&in_flight_count) };
+        let disk = DiskContext {
+            helpers: self.helpers.clone(),
+            ring,
+            in_flight_count: Rc::clone(&in_flight_count),
+            sync_delay: Duration::from_millis(self.config.sync_delay_ms),
+        };
         let opened = self.open(&disk);
         drop(disk);
         let (shard, result) = match opened {

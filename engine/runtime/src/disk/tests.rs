@@ -16,8 +16,12 @@ const SEGMENT: SegmentNumber = SegmentNumber(7);
 
 /// A storage in `directory`, with its helper threads.
 pub(super) fn open(directory: &Path) -> (DmaStorage, HelperThreads) {
+    open_delayed(directory, Duration::ZERO)
+}
+
+fn open_delayed(directory: &Path, sync_delay: Duration) -> (DmaStorage, HelperThreads) {
     let (helpers, threads) = Helpers::start(1).expect("threads");
-    let context = DiskContext { helpers, ring: Rc::new(|| {}), in_flight_count: Rc::default() };
+    let context = DiskContext { helpers, ring: Rc::new(|| {}), in_flight_count: Rc::default(), sync_delay };
     (DmaStorage::open(directory, DiskConfig::default(), context).expect("a directory"), threads)
 }
 
@@ -82,6 +86,21 @@ async fn is_direct(storage: &DmaStorage) -> bool {
 fn is_tmpfs(directory: &Path) -> bool {
     let tmpfs_magic = 0x0102_1994;
     rustix::fs::statfs(directory).is_ok_and(|stat| stat.f_type == tmpfs_magic)
+}
+
+#[test]
+fn a_sync_is_delayed_where_that_is_measured() {
+    let directory = tempfile::tempdir().expect("a directory");
+    on_core(|| async {
+        let delay = Duration::from_millis(50);
+        let (mut storage, threads) = open_delayed(directory.path(), delay);
+        done(&mut storage, prepare(SEGMENT, SEGMENT_BYTES)).await.expect("room");
+        let began = std::time::Instant::now();
+        done(&mut storage, LogAction::Sync { id: ActionId(4), segment: SEGMENT }).await.expect("synced");
+        assert!(began.elapsed() >= delay);
+        drop(storage);
+        threads.join();
+    });
 }
 
 async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
