@@ -142,8 +142,6 @@ impl Stack {
         });
         if let Err(error) = result {
             self.close(Closing::fault(error.to_string()));
-        } else if tls.is_peer_closed() {
-            self.close(Closing::Orderly);
         }
         self.tls = Some(tls);
     }
@@ -218,6 +216,10 @@ impl Stack {
             if binding.is_finished() {
                 self.close(Closing::Orderly);
             }
+        }
+        // Like the end of input, the peer's close counts once all that was said before it has been taken.
+        if self.tls.as_ref().is_some_and(Session::is_peer_closed) && self.wants_input() {
+            self.close(Closing::Orderly);
         }
         let is_over = self.closing.is_some();
         match &mut self.tls {

@@ -17,6 +17,8 @@ use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, Supporte
 
 mod client;
 
+#[cfg(test)]
+pub(crate) use client::client_config;
 pub use client::{ClientStream, Trust};
 
 /// Most bytes of an incomplete record that a session carries from one input to the next: a record of 16 KiB with all

@@ -9,6 +9,8 @@ pub mod amqp;
 pub mod command;
 #[cfg(test)]
 pub mod credentials;
+#[cfg(test)]
+pub mod echo;
 pub mod fields;
 pub mod http;
 pub mod mqtt;

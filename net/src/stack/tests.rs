@@ -1,15 +1,18 @@
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use engine::door::{Busy, Door};
 use engine::request::{AppendView, Caller, ConnectionId, CoreId, Request, SecretText};
+use rustls::ClientConnection;
 use segment_log::Now;
 
 use super::*;
 use crate::binding::HubInfo;
+use crate::binding::echo::Echo;
 use crate::certificate::{Certificates, Name};
-use crate::tls::{ClientStream, Trust};
+use crate::tls::{ClientStream, Trust, client_config};
 
 /// A door to nowhere.
 struct NoDoor;
@@ -21,76 +24,6 @@ impl Door for NoDoor {
 
     fn append(&mut self, _caller: Caller, _append: AppendView<'_>) -> Result<(), Busy> {
         Err(Busy)
-    }
-}
-
-/// Echoes what it gets, byte by byte; `!` makes it want nothing until a reply comes, `.` ends it, `?` is a fault.
-#[derive(Default)]
-struct Echo {
-    is_blocked: bool,
-    is_finished: bool,
-    timeout_ms: Option<u64>,
-}
-
-impl Binding for Echo {
-    fn handle_bytes(
-        &mut self,
-        input: &mut &[u8],
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) -> Result<(), Closing> {
-        self.timeout_ms = Some(hub.now.mono_ms + 1000);
-        while let [byte, rest @ ..] = *input {
-            if self.is_blocked || self.is_finished {
-                return Ok(());
-            }
-            *input = rest;
-            output.push(*byte);
-            match byte {
-                b'!' => self.is_blocked = true,
-                b'.' => self.is_finished = true,
-                b'?' => return Err(Closing::fault("a question")),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_reply(&mut self, token: u64, _reply: Reply, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        self.is_blocked = false;
-        output.extend_from_slice(format!("[{token}]").as_bytes());
-    }
-
-    fn handle_notice(&mut self, _notice: Notice, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
-
-    fn handle_timeout(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        self.timeout_ms = None;
-        output.extend_from_slice(b"tick");
-    }
-
-    fn next_timeout_ms(&self) -> Option<u64> {
-        self.timeout_ms
-    }
-
-    fn handle_output_drained(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {}
-
-    fn handle_turn_end(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        if !output.is_empty() {
-            output.push(b'\n');
-        }
-    }
-
-    fn wants_input(&self) -> bool {
-        !self.is_blocked && !self.is_finished
-    }
-
-    fn begin_stop(&mut self, output: &mut Vec<u8>, _hub: &mut Context<'_>) {
-        output.extend_from_slice(b"stop");
-        self.is_finished = true;
-    }
-
-    fn is_finished(&self) -> bool {
-        self.is_finished
     }
 }
 
@@ -250,4 +183,80 @@ fn the_command_lines_client_talks_through_tls() {
     }
     drop(socket);
     assert_eq!(client.join().unwrap(), b"hello.");
+}
+
+/// A client and the stack face to face, past the handshake.
+fn talking(world: &mut World, ca: Vec<u8>) -> ClientConnection {
+    let trust = Trust { ca_pem: Some(ca), server_pem: None };
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let mut client = ClientConnection::new(Arc::new(client_config(&trust).unwrap()), name).unwrap();
+    while client.is_handshaking() {
+        let said = words(&mut client);
+        hear(&mut client, &world.give(&said));
+    }
+    client
+}
+
+/// What a client has to send.
+fn words(client: &mut ClientConnection) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while client.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+    }
+    bytes
+}
+
+/// What a client understands; an end of it is no fault.
+fn hear(client: &mut ClientConnection, mut wire: &[u8]) -> Vec<u8> {
+    while !wire.is_empty() {
+        client.read_tls(&mut wire).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    let mut heard = Vec::new();
+    let _ = client.reader().read_to_end(&mut heard);
+    heard
+}
+
+#[test]
+fn words_in_front_of_a_close_are_heard() {
+    let (_directory, ca, mut world) = World::new(Port::Amqps);
+    let mut client = talking(&mut world, ca);
+    // All of it in one read, of several records.
+    for said in ["a!", "b!", "c"] {
+        client.writer().write_all(said.as_bytes()).unwrap();
+    }
+    client.send_close_notify();
+    let said = words(&mut client);
+    let wire = world.give(&said);
+    assert_eq!(hear(&mut client, &wire), b"a!\n");
+    assert_eq!(world.stack.closing(), None, "there is more to be heard");
+    assert!(!world.stack.wants_input());
+    let wire = world.turn(|stack, turn| stack.handle_reply(1, Reply::Done, turn));
+    assert_eq!(hear(&mut client, &wire), b"[1]b!\n");
+    assert_eq!(world.stack.closing(), None, "there is more to be heard");
+    let wire = world.turn(|stack, turn| stack.handle_reply(2, Reply::Done, turn));
+    assert_eq!(hear(&mut client, &wire), b"[2]c\n");
+    assert_eq!(world.stack.closing(), Some(&Closing::Orderly));
+}
+
+#[test]
+fn a_close_waits_for_what_the_binding_has_in_work_and_for_no_more() {
+    for (said, is_over) in [("a", true), ("a!", false), ("a.", true)] {
+        let (_directory, ca, mut world) = World::new(Port::Amqps);
+        let mut client = talking(&mut world, ca);
+        client.writer().write_all(said.as_bytes()).unwrap();
+        client.send_close_notify();
+        let said = words(&mut client);
+        world.give(&said);
+        assert_eq!(world.stack.closing().is_some(), is_over);
+        world.turn(|stack, turn| stack.handle_reply(1, Reply::Done, turn));
+        assert_eq!(world.stack.closing(), Some(&Closing::Orderly));
+    }
+    // Nothing was said.
+    let (_directory, ca, mut world) = World::new(Port::Amqps);
+    let mut client = talking(&mut world, ca);
+    client.send_close_notify();
+    let said = words(&mut client);
+    world.give(&said);
+    assert_eq!(world.stack.closing(), Some(&Closing::Orderly));
 }

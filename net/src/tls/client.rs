@@ -63,7 +63,7 @@ impl Write for ClientStream {
     }
 }
 
-fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
+pub(crate) fn client_config(trust: &Trust) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let unusable = |error: &dyn std::fmt::Display| TlsError::Certificate(error.to_string());
     let by_ca = match &trust.ca_pem {
