@@ -111,13 +111,15 @@ pub struct WebSocketBinding {
     inner: Box<dyn Binding>,
     /// Bytes of the stream that the inner binding did not want yet. At most what one read brings.
     held: Vec<u8>,
+    /// What answers the peer's goodbye, while words from before it are still held.
+    farewell: Option<Vec<u8>>,
     is_stopping: bool,
 }
 
 impl WebSocketBinding {
     /// Frames around `inner`.
     pub fn new(inner: Box<dyn Binding>) -> Self {
-        Self { socket: WebSocket::default(), inner, held: Vec::new(), is_stopping: false }
+        Self { socket: WebSocket::default(), inner, held: Vec::new(), farewell: None, is_stopping: false }
     }
 
     /// Run a call of the inner binding; what it says becomes one frame, and its goodbye ours.
@@ -130,16 +132,31 @@ impl WebSocketBinding {
         hub.transport = Transport::WebSocket;
         let start = output.len();
         let result = call(&mut *self.inner, output, hub);
-        match self.socket.is_closed() {
+        match self.is_finished() {
             // Nothing may follow a close frame.
             true => output.truncate(start),
             false => frame_from(start, output),
         }
         if self.inner.is_finished() {
             let code = if self.is_stopping { CloseCode::GoingAway } else { CloseCode::Normal };
-            self.socket.close(code, output);
+            self.close(code, output);
         }
         result
+    }
+
+    /// Answer the peer's goodbye, or say the first one: the last word.
+    fn close(&mut self, code: CloseCode, output: &mut Vec<u8>) {
+        match self.farewell.take() {
+            Some(farewell) => output.extend_from_slice(&farewell),
+            None => self.socket.close(code, output),
+        }
+    }
+
+    /// Answer the peer's goodbye, once all that was said before it is taken.
+    fn answer_goodbye(&mut self, output: &mut Vec<u8>) {
+        if self.held.is_empty() && self.farewell.is_some() {
+            self.close(CloseCode::Normal, output);
+        }
     }
 
     /// Give the inner binding bytes of the stream. What it does not want is held.
@@ -149,7 +166,7 @@ impl WebSocketBinding {
             let result =
                 self.with(output, hub, |inner, output, hub| inner.handle_bytes(&mut rest, output, hub));
             if result.is_err() {
-                self.socket.close(CloseCode::Normal, output);
+                self.close(CloseCode::Normal, output);
                 return result;
             }
         }
@@ -165,6 +182,7 @@ impl WebSocketBinding {
                 return;
             }
         }
+        self.answer_goodbye(output);
     }
 
     fn with_held(
@@ -185,12 +203,19 @@ impl Binding for WebSocketBinding {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) -> Result<(), Closing> {
-        let mut data = Vec::new();
-        let framed = self.socket.handle(std::mem::take(input), &mut data, output);
+        let (mut data, mut answers) = (Vec::new(), Vec::new());
+        let framed = self.socket.handle(std::mem::take(input), &mut data, &mut answers);
+        match self.socket.is_closed() {
+            true => self.farewell = Some(answers),
+            false => output.extend_from_slice(&answers),
+        }
+        self.feed(&data, output, hub)?;
         if let Err(fault) = framed {
+            self.close(CloseCode::ProtocolError, output);
             return Err(Closing::fault(fault.to_string()));
         }
-        self.feed(&data, output, hub)
+        self.answer_goodbye(output);
+        Ok(())
     }
 
     fn handle_reply(&mut self, token: u64, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
@@ -252,7 +277,7 @@ impl Binding for WebSocketBinding {
     }
 
     fn is_finished(&self) -> bool {
-        self.socket.is_closed()
+        self.socket.is_closed() && self.farewell.is_none()
     }
 }
 

@@ -8,6 +8,7 @@ use segment_log::Now;
 
 use super::*;
 use crate::binding::HubInfo;
+use crate::binding::echo::Echo;
 use crate::binding::http::HttpBinding;
 
 /// A door that remembers what was asked.
@@ -145,8 +146,15 @@ fn a_binding_inside_sees_a_stream() {
     }
 }
 
+/// The protocol of the one login that was asked about.
+fn asked_protocol(door: &Asked) -> engine::monitor::Protocol {
+    let [Request::Authenticate { protocol, .. }] = &door.0[..] else { panic!("{:?}", door.0) };
+    *protocol
+}
+
 #[test]
 fn the_token_says_how_the_device_came() {
+    use net_amqp::sasl::{SaslFrame, plain_response};
     use net_mqtt::{Connect, Packet};
     let key = registry::DeviceKey::from_bytes(&[1; 32]).unwrap();
     let token = registry::sas::sign("hub.test/devices/d", &key, registry::KeyForm::Decoded, 9, None);
@@ -166,10 +174,24 @@ fn the_token_says_how_the_device_came() {
         assert!(!binding.wants_input(), "until the token is verified");
         binding.begin_stop(&mut output, hub);
     });
-    let [Request::Authenticate { protocol, .. }] = &door.0[..] else { panic!("{:?}", door.0) };
-    assert_eq!(*protocol, engine::monitor::Protocol::MqttsWebSocket);
+    assert_eq!(asked_protocol(&door), engine::monitor::Protocol::MqttsWebSocket);
     assert_eq!(output, b"\x82\x04\x20\x02\x00\x03\x88\x02\x03\xe9", "unavailable, and going away");
     assert!(binding.is_finished());
+
+    let mut init = vec![0, 0, 0, 0, 2, 1, 0, 0];
+    let response = plain_response("d@sas.hub", &token);
+    SaslFrame::Init { mechanism: "PLAIN", initial_response: Some(&response), hostname: None }
+        .encode(&mut init);
+    init[3] = init.len() as u8;
+    let (_, successor) = upgrade(&request("/$iothub/websocket", "AMQPWSB10"));
+    let mut binding = successor.unwrap();
+    let mut door = Asked::default();
+    with_context(&mut door, |hub| {
+        for piece in [&b"AMQP\x03\x01\x00\x00"[..], &init].concat().chunks(100) {
+            binding.handle_bytes(&mut &frame(0x82, piece)[..], &mut Vec::new(), hub).unwrap();
+        }
+    });
+    assert_eq!(asked_protocol(&door), engine::monitor::Protocol::AmqpsWebSocket);
 }
 
 #[test]
@@ -187,4 +209,98 @@ fn a_goodbye_is_answered_and_a_fault_is_named() {
         assert_eq!((result.is_err(), &output[..]), (is_fault, answer), "{said:x?}");
         assert!(binding.is_finished());
     }
+}
+
+/// A stream in frames, and the body of the close frame behind it.
+type Heard = (Vec<u8>, Option<Vec<u8>>);
+
+/// What a hub's short frames say.
+fn unframed(mut output: &[u8]) -> Heard {
+    let mut stream = Vec::new();
+    while let [first, length, rest @ ..] = output {
+        let (payload, rest) = rest.split_at(usize::from(*length));
+        output = rest;
+        match first {
+            0x82 => stream.extend_from_slice(payload),
+            0x88 => {
+                assert!(output.is_empty(), "nothing follows a close frame: {output:x?}");
+                return (stream, Some(payload.to_vec()));
+            }
+            other => panic!("a frame {other:x}"),
+        }
+    }
+    (stream, None)
+}
+
+/// What a socket around an [`Echo`] says to this in one read, then to each of so many replies. Whether it is finished then.
+fn echoed(said: &[u8], reply_count: u64) -> (Vec<Heard>, bool) {
+    let mut binding = WebSocketBinding::new(Box::new(Echo::default()));
+    with_context(&mut Asked::default(), |hub| {
+        let mut output = Vec::new();
+        binding.handle_bytes(&mut &said[..], &mut output, hub).unwrap();
+        let mut heard = vec![unframed(&output)];
+        for token in 1..=reply_count {
+            assert!(!binding.wants_input() && !binding.is_finished(), "there is more to be heard");
+            let mut output = Vec::new();
+            binding.handle_reply(token, Reply::Done, &mut output, hub);
+            heard.push(unframed(&output));
+        }
+        assert_eq!(binding.wants_input(), !binding.is_finished());
+        (heard, binding.is_finished())
+    })
+}
+
+#[test]
+fn joined_words_wait_in_order() {
+    let one = frame(0x82, b"a!b!c");
+    let three = [frame(0x82, b"a!"), frame(0x82, b"b!"), frame(0x82, b"c")].concat();
+    for said in [one, three] {
+        let (heard, is_finished) = echoed(&said, 2);
+        let expected: [&[u8]; 3] = [b"a!", b"[1]b!", b"[2]c"];
+        assert_eq!(heard, expected.map(|stream| (stream.to_vec(), None)));
+        assert!(!is_finished);
+    }
+}
+
+#[test]
+fn words_in_front_of_a_goodbye_are_heard() {
+    let goodbye = frame(0x88, b"\x03\xe9");
+    let answer = Some(b"\x03\xe9".to_vec());
+    let said = [frame(0x82, b"a!"), frame(0x82, b"b!c"), goodbye.clone(), frame(0x82, b"too late")].concat();
+    let (heard, is_finished) = echoed(&said, 2);
+    let expected = [(b"a!".to_vec(), None), (b"[1]b!".to_vec(), None), (b"[2]c".to_vec(), answer.clone())];
+    assert_eq!(heard, expected);
+    assert!(is_finished);
+    // What is inside ends by itself, or has something in work but nothing more to hear.
+    for words in [b"a.", b"a!"] {
+        let (heard, is_finished) = echoed(&[frame(0x82, words), goodbye.clone()].concat(), 0);
+        assert_eq!(heard, [(words.to_vec(), answer.clone())]);
+        assert!(is_finished);
+    }
+}
+
+#[test]
+fn a_stop_cuts_the_wait_for_a_goodbye_short() {
+    let mut binding = WebSocketBinding::new(Box::new(Echo::default()));
+    with_context(&mut Asked::default(), |hub| {
+        let mut output = Vec::new();
+        let said = [frame(0x82, b"a!b"), frame(0x88, b"\x03\xe8")].concat();
+        binding.handle_bytes(&mut &said[..], &mut output, hub).unwrap();
+        assert!(!binding.is_finished());
+        binding.begin_stop(&mut output, hub);
+        assert_eq!(unframed(&output), (b"a!stop".to_vec(), Some(b"\x03\xe8".to_vec())));
+        assert!(binding.is_finished());
+    });
+}
+
+#[test]
+fn good_frames_in_front_of_a_fault_count() {
+    let mut binding = WebSocketBinding::new(Box::new(Echo::default()));
+    let mut output = Vec::new();
+    let said = [frame(0x82, b"good"), vec![0x82, 0x00]].concat();
+    let result =
+        with_context(&mut Asked::default(), |hub| binding.handle_bytes(&mut &said[..], &mut output, hub));
+    assert_eq!(result, Err(Closing::fault("a frame without mask")));
+    assert_eq!(unframed(&output), (b"good".to_vec(), Some(b"\x03\xea".to_vec())));
+    assert!(binding.is_finished());
 }
