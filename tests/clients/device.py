@@ -1,6 +1,7 @@
 """A device: azure-iot-device over MQTT, as an application uses it."""
 
 import base64
+import datetime
 import queue
 import threading
 import time
@@ -33,6 +34,8 @@ def message(wanted):
     made.user_id = wanted.get("userId")
     made.content_type = wanted.get("contentType")
     made.content_encoding = wanted.get("contentEncoding")
+    if "expiryMs" in wanted:
+        made.expiry_time_utc = datetime.datetime.fromtimestamp(wanted["expiryMs"] / 1000, datetime.timezone.utc)
     made.custom_properties = wanted.get("properties", {})
     return made
 
@@ -48,6 +51,11 @@ def listen(request):
     client.on_message_received = commands.put
 
 
+def milliseconds(text):
+    """The package hands times over as they came, as text."""
+    return text and round(datetime.datetime.fromisoformat(text).timestamp() * 1000)
+
+
 def received(request):
     """The next commands, as many as asked for or as came in time."""
     _, commands = clients[request["device"]]
@@ -59,6 +67,9 @@ def received(request):
                 {
                     "body": base64.b64encode(command.data).decode(),
                     "messageId": command.message_id,
+                    "correlationId": command.correlation_id,
+                    "expiryMs": milliseconds(command.expiry_time_utc),
+                    "ack": command.ack,
                     "properties": command.custom_properties,
                 }
             )
