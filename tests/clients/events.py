@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from azure.eventhub import EventHubConsumerClient
+from azure.eventhub import EventHubConsumerClient, TransportType
 
 clients = {}
 readers = {}
@@ -102,6 +102,7 @@ def connect(request):
         consumer_group=request["group"],
         connection_verify=request.get("caFile"),
         retry_total=1,
+        transport_type=TransportType.AmqpOverWebsocket if request.get("webSockets") else TransportType.Amqp,
     )
 
 

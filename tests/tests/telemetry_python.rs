@@ -132,6 +132,22 @@ fn events_and_properties_are_read() {
 }
 
 #[test]
+fn events_are_read_over_websockets() {
+    run(Needs::LowPorts, || {
+        let hub = Hub::start(&["--cores", "2"]);
+        let device = hub.service().create_device("d");
+        send_numbers(&hub, &device, 0..100);
+        let Some(mut script) = Script::start("events.py", &hub) else { return };
+        let common = with(&common(&hub, "$Default"), json!({ "webSockets": true }));
+        assert_eq!(script.ask("hub", common.clone())["name"], NAME);
+        let partition = used_partition(&mut script, &common);
+        let events = read(&mut script, &common, json!({ "partition": partition, "from": "-1" }), 100);
+        assert_eq!(sequences(&events), (0..100).collect::<Vec<_>>());
+        assert_eq!(events[99]["body"], BASE64.encode([99, 0, 255]));
+    });
+}
+
+#[test]
 fn owner_levels_steal() {
     run(Needs::LowPorts, || {
         let hub = Hub::start(&["--cores", "2"]);
