@@ -1,4 +1,4 @@
-//! A connection of each protocol over a real shard: CBS, addresses, topics and property bags, JSON bodies, queries.
+//! A connection of each protocol over a real shard: CBS, addresses, topics and property bags, JSON bodies, queries, headers.
 //!
 //! Whatever a client says, and in whatever pieces: the connection comes to rest after each of them, all that the hub says is
 //! well-formed (frames, packets, responses with JSON in them), what it stored is too, a hub that stops or a client that
@@ -12,6 +12,7 @@ use engine::shard::ShardDoor;
 use net::binding::amqp::AmqpBinding;
 use net::binding::http::HttpBinding;
 use net::binding::mqtt::MqttBinding;
+use net::binding::stomp::StompBinding;
 use net::binding::{Context, HubInfo, OUTPUT_PENDING_BYTES_MAX, Transport};
 use net::certificate::{Certificates, Name};
 use net::stack::{OpenBinding, Port, Stack, Turn};
@@ -24,7 +25,7 @@ use segment_log::storage::sim::SimDisk;
 use crate::input::{Stream, assert_same};
 use crate::sas::START_S;
 use crate::shard::{Told, World, config};
-use crate::wire::{check_amqp, check_mqtt, read_responses};
+use crate::wire::{check_amqp, check_mqtt, check_stomp, read_responses};
 
 const CONNECTION: ConnectionId = ConnectionId { core: CoreId(0), slot: 1, generation: 0 };
 
@@ -49,12 +50,21 @@ pub fn mqtt(input: &[u8]) {
     }
 }
 
+/// STOMP: headers, receipts, settlements, heart-beats.
+pub fn stomp(input: &[u8]) {
+    if let Some(said) = converse(input, STOMP) {
+        check_stomp(&said);
+    }
+}
+
 /// Opens an AMQP connection.
 pub const AMQP: OpenBinding = |_, hub| Box::new(AmqpBinding::new(hub));
 /// Opens an HTTPS connection.
 pub const HTTP: OpenBinding = |_, hub| Box::new(HttpBinding::new(hub));
 /// Opens an MQTT connection.
 pub const MQTT: OpenBinding = |_, hub| Box::new(MqttBinding::new(hub));
+/// Opens a STOMP connection.
+const STOMP: OpenBinding = |_, hub| Box::new(StompBinding::new(hub));
 
 /// What a hub says to a client that says this, cut as the input says.
 fn converse(input: &[u8], binding: OpenBinding) -> Option<Vec<u8>> {

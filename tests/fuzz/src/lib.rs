@@ -51,6 +51,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "hub_amqp", run: hub::amqp, mutation_count: 2 },
     Target { name: "hub_http", run: hub::http, mutation_count: 2 },
     Target { name: "hub_mqtt", run: hub::mqtt, mutation_count: 2 },
+    Target { name: "hub_stomp", run: hub::stomp, mutation_count: 2 },
     Target { name: "node", run: one::message, mutation_count: 2 },
     Target { name: "mqtt_text", run: one::text, mutation_count: 2 },
     Target { name: "rest", run: one::body, mutation_count: 2 },

@@ -29,6 +29,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "hub_amqp" => streams(&hub::amqp()),
         "hub_http" => streams(&hub::http()),
         "hub_mqtt" => streams(&hub::mqtt()),
+        "hub_stomp" => streams(&hub::stomp()),
         "node" => hub::messages_to_nodes(),
         "mqtt_text" => hub::mqtt_texts(),
         "rest" => hub::bodies(),

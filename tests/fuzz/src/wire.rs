@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 
 use bytes::BytesMut;
+use net::binding::stomp::frame::{Inbound, Limits};
 use net_amqp::performative::Performative;
 use net_amqp::sasl::SaslFrame;
 use net_mqtt::Packet;
@@ -40,6 +41,25 @@ pub fn check_mqtt(mut bytes: &[u8]) {
         let read = mqttbytes::v4::read(&mut BytesMut::from(packet), packet.len() + 1);
         assert!(read.is_ok(), "the other implementation reads it: {read:?}");
         bytes = rest;
+    }
+}
+
+/// Frames, and line ends between them, written as they would be again.
+pub fn check_stomp(mut bytes: &[u8]) {
+    let limits = Limits { head_bytes_max: 1 << 16, body_bytes_max: 1 << 16 };
+    let mut inbound = Inbound::default();
+    while let [first, rest @ ..] = bytes {
+        if *first == b'\n' {
+            bytes = rest;
+            continue;
+        }
+        let start = bytes;
+        let mut frame = inbound.next(&mut bytes, limits).expect("a frame of ours").expect("whole");
+        assert!(["CONNECTED", "RECEIPT", "MESSAGE", "ERROR"].contains(&&*frame.command), "{}", frame.command);
+        frame.headers.retain(|(name, _)| name != "content-length");
+        let mut again = Vec::new();
+        frame.encode(&mut again);
+        assert_eq!(again, start[..start.len() - bytes.len()], "what is read is what was written");
     }
 }
 

@@ -47,5 +47,5 @@ macro_rules! targets {
 
 targets! {
     amqp_server amqp_client amqp_value amqp_message http websocket mqtt mqtt_packet sas
-    hub_amqp hub_http hub_mqtt node mqtt_text rest query log journal snapshot
+    hub_amqp hub_http hub_mqtt hub_stomp node mqtt_text rest query log journal snapshot
 }

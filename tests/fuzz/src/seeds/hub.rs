@@ -1,5 +1,6 @@
 //! Conversations with the whole hub, by clients that it knows, and single things to ask of it.
 
+use net::binding::stomp::frame::Frame;
 use net_mqtt::Connect;
 use serde_json::json;
 
@@ -274,6 +275,55 @@ pub fn mqtt() -> Vec<Vec<u8>> {
         mqtt_conversation(&token("d"), false),
         packet(&Packet::Connect(policy)),
     ]
+}
+
+pub fn stomp() -> Vec<Vec<u8>> {
+    let connect = |token: &str, beats: &str| {
+        Frame::new("CONNECT")
+            .with("accept-version", "1.1,1.2")
+            .with("login", "d")
+            .with("passcode", token)
+            .with("heart-beat", beats)
+    };
+    let send = |receipt: &str| {
+        Frame::new("SEND").with("destination", "/devices/d/messages/events").with("receipt", receipt)
+    };
+    let subscribe = |mode: &str| {
+        Frame::new("SUBSCRIBE")
+            .with("destination", "/devices/d/messages/devicebound")
+            .with("id", "s")
+            .with("ack", mode)
+            .with("receipt", "r-s")
+    };
+    let of_id = |command: &str, id: &str| Frame::new(command).with("id", id).with("receipt", id);
+    let rich = send("r:1\n")
+        .with("iothub-messageid", "m")
+        .with("iothub-expiry", "2030-01-01T00:00:00Z")
+        .with("iothub-app-a:b", "c\\d")
+        .with("content-type", "text/plain")
+        .with("own", "€");
+    let commands = |mode: &str| {
+        let settled = [of_id("ACK", "2"), of_id("NACK", "3"), of_id("UNSUBSCRIBE", "s")];
+        [&[connect(&token("d"), "6000,5000"), subscribe(mode)][..], &settled].concat()
+    };
+    let bye = Frame::new("DISCONNECT").with("receipt", "bye");
+    let conversations = [
+        vec![connect(&token("d"), "0,0"), send("r"), rich.with_body(*b"a\0b"), bye.clone()],
+        vec![connect(&token("d"), "0,0"), subscribe("auto"), send("r"), bye],
+        commands("client"),
+        commands("client-individual"),
+        vec![connect("SharedAccessSignature sr=x&sig=y&se=1", "0,0"), send("r")],
+        vec![connect(&token("d"), "5000,0"), Frame::new("BEGIN").with("transaction", "t")],
+    ];
+    let said = |frames: &Vec<Frame>| {
+        let mut bytes = Vec::new();
+        for frame in frames {
+            frame.encode(&mut bytes);
+            bytes.push(b'\n');
+        }
+        bytes
+    };
+    conversations.iter().map(said).collect()
 }
 
 /// For each place that `one::text` knows, in its order.
