@@ -175,6 +175,31 @@ fn nothing_is_left_undone() {
     }
 }
 
+/// The example of a further protocol is an example only while it costs the others nothing (decision 0012).
+#[test]
+fn further_protocols_touch_no_file_of_the_others() {
+    let (mine, word) = ("net/src/binding/stomp", "stomp");
+    let others = [
+        "net/amqp/",
+        "net/http/",
+        "net/mqtt/",
+        "net/src/binding/amqp",
+        "net/src/binding/http",
+        "net/src/binding/mqtt",
+        "net/src/binding/websocket",
+    ];
+    let sources = sources();
+    let has = |path: &str, text: &str| path.contains(word) || text.to_lowercase().contains(word);
+    assert!(sources.iter().any(|(path, text)| path.starts_with(mine) && has(path, text)), "it was renamed");
+    for other in others {
+        let theirs: Vec<_> = sources.iter().filter(|(path, _)| path.starts_with(other)).collect();
+        assert!(!theirs.is_empty(), "{other} was renamed");
+        for (path, text) in theirs {
+            assert!(!has(path, text), "{path} names {word}");
+        }
+    }
+}
+
 /// `dependencies.toml`.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
