@@ -1,6 +1,7 @@
 """A device that speaks STOMP 1.2: stomp.py, which knows nothing of IoT Hub."""
 
 import base64
+import datetime
 import hashlib
 import hmac
 import queue
@@ -74,6 +75,7 @@ SYSTEM = {
     "correlationId": "iothub-correlationid",
     "contentType": "content-type",
     "contentEncoding": "iothub-contentencoding",
+    "userId": "iothub-userid",
 }
 
 
@@ -82,6 +84,9 @@ def send(request):
     destination = f"/devices/{device.name}/messages/events"
     for number, wanted in enumerate(request["messages"]):
         headers = {name: wanted[key] for key, name in SYSTEM.items() if key in wanted}
+        if "expiryMs" in wanted:
+            moment = datetime.datetime.fromtimestamp(wanted["expiryMs"] / 1000, datetime.timezone.utc)
+            headers["iothub-expiry"] = moment.isoformat()
         headers.update({f"iothub-app-{name}": value for name, value in wanted.get("properties", {}).items()})
         headers["receipt"] = f"sent-{number}"
         device.connection.send(destination, base64.b64decode(wanted["body"]), headers=headers)
