@@ -55,7 +55,10 @@ fn try_device(hub: &Hub, script: &mut Script, open: Value) {
     for number in 0..3 {
         let body = format!("command {number}");
         let rich = ["--ack", "full", "--ttl", "1h", "--message-id", "m", "--correlation-id", "c"];
-        hub.command_output(&[&["send", "d", &body, "--property", "place=here & there"], &rich[..]].concat());
+        hub.command_output(
+            &[&["send", "d", &body, "--property", "place=here & there", "--property", "empty="], &rich[..]]
+                .concat(),
+        );
     }
     let commands = script.ask("commands", with(json!({ "count": 3, "waitMs": PATIENCE_MS })));
     let commands = commands.as_array().expect("a list");
@@ -65,8 +68,8 @@ fn try_device(hub: &Hub, script: &mut Script, open: Value) {
     // wanted, and takes them for a property.
     let has_ack = !commands[0]["ack"].is_null();
     let properties = match has_ack {
-        true => json!({ "place": "here & there" }),
-        false => json!({ "place": "here & there", "iothub-ack": "full" }),
+        true => json!({ "place": "here & there", "empty": "" }),
+        false => json!({ "place": "here & there", "empty": "", "iothub-ack": "full" }),
     };
     for command in commands {
         assert_eq!(command["properties"], properties, "{command}");
