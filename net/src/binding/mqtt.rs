@@ -186,10 +186,7 @@ impl MqttBinding {
                 Some(_) => self.keep_subscription(output, hub),
                 None => self.receive(output, hub),
             },
-            Told::Receiver(false) => {
-                self.commands = None;
-                self.answer_subscribing(false, output, hub);
-            }
+            Told::Receiver(false) => self.fail_subscribing(&EngineError::ReceiverEnded, hub),
             Told::Answer(reply) => self.take_subscription(reply, output, hub),
             Told::Commands(locked) => {
                 if let Some(commands) = &mut self.commands {
@@ -202,6 +199,7 @@ impl MqttBinding {
             // A settlement that came too late: the lock had ended, and the command comes again.
             Told::Settled { .. } => {}
             Told::ReceiverEnded => self.commands = None,
+            Told::Over(end) if self.is_resuming => self.refuse(refusal(&end.error()), output),
             // The end of the connection is the protocol's only word for it.
             Told::Over(_) => self.finish(),
         }

@@ -39,6 +39,8 @@ pub struct Presence<A> {
     commands: Commands,
     /// Tells the answers about one receiver from those about the next.
     serial: u32,
+    /// How many commands were settled, modulo [`SETTLEMENT_NUMBERS`]: tells the answers apart.
+    settlement: u64,
     is_stopping: bool,
     requests: Requests,
     /// Since when events wait for room in the engine.
@@ -48,6 +50,9 @@ pub struct Presence<A> {
     /// Whose token it is, where it is a policy's.
     policy: Option<PolicyName>,
 }
+
+/// Settlements have numbers below this, beside the caller's mark of 32 bits in a token's number of 61.
+const SETTLEMENT_NUMBERS: u64 = 1 << 29;
 
 /// How far the device has come.
 enum Phase {
@@ -151,6 +156,7 @@ impl<A> Default for Presence<A> {
             flight: Flight::default(),
             commands: Commands::None,
             serial: 0,
+            settlement: 0,
             is_stopping: false,
             requests: Requests::default(),
             refused_since_ms: None,
@@ -279,13 +285,15 @@ impl<A> Presence<A> {
     pub fn settle(&mut self, token: LockToken, settlement: Settlement, mark: u32, hub: &mut Context<'_>) {
         if let Commands::Open { receiver, .. } = self.commands {
             let holder = Holder::Receiver(receiver);
-            self.requests.ask(About::Settle, mark.into(), Request::Settle { holder, token, settlement }, hub);
+            self.settlement = (self.settlement + 1) % SETTLEMENT_NUMBERS;
+            let number = self.settlement << 32 | u64::from(mark);
+            self.requests.insist(About::Settle, number, Request::Settle { holder, token, settlement }, hub);
         }
     }
 
     /// Ask the engine something else. Answered by [`Told::Answer`]; one at a time.
     pub fn ask(&mut self, request: Request, hub: &mut Context<'_>) {
-        self.requests.ask(About::Own, self.serial.into(), request, hub);
+        self.requests.insist(About::Own, self.serial.into(), request, hub);
     }
 
     /// Take no more of the device, and give out what is stored already: see [`is_settled`](Self::is_settled).
@@ -318,9 +326,15 @@ impl<A> Presence<A> {
 
     /// See [`Binding::handle_reply`](super::Binding::handle_reply).
     pub fn handle_reply(&mut self, token: u64, reply: Reply, hub: &mut Context<'_>) -> Option<Told> {
-        let told = About::of(token).and_then(|(about, number)| self.take_reply(about, number, reply, hub));
-        // An answer means that there is room again.
-        self.retry(hub);
+        let is_busy = matches!(reply, Reply::Failed(EngineError::Busy));
+        let told = match self.requests.handle_answer(token, is_busy, hub) {
+            true => None,
+            false => About::of(token).and_then(|(about, number)| self.take_reply(about, number, reply, hub)),
+        };
+        // Any other answer means that there is room again.
+        if !is_busy {
+            self.retry(hub);
+        }
         told
     }
 
@@ -353,7 +367,9 @@ impl<A> Presence<A> {
         if is_due(self.expiry_ms) {
             return self.end(End::Expired);
         }
-        if is_due(self.refused_since_ms.map(|since_ms| since_ms + limits::REFUSED_MS_MAX)) {
+        if is_due(self.refused_since_ms.map(|since_ms| since_ms + limits::REFUSED_MS_MAX))
+            || self.requests.is_overdue(hub.now.mono_ms)
+        {
             return self.end(End::Throttled);
         }
         if is_due(self.requests.retry_at_ms()) {
@@ -441,7 +457,7 @@ impl<A> Presence<A> {
                 }
             }
             (About::Settle, reply) => {
-                let mark = u32::try_from(number).ok()?;
+                let mark = u32::try_from(number & u64::from(u32::MAX)).ok()?;
                 let result = match reply {
                     Reply::Failed(error) => Err(error),
                     _ => Ok(()),

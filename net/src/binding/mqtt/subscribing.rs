@@ -63,28 +63,24 @@ impl MqttBinding {
                 let subscription = self.commands.as_ref().map(|commands| commands.subscription());
                 self.presence.ask(Request::PutSubscription { session, subscription }, hub);
             }
-            _ => self.answer_subscribing(true, output, hub),
+            _ => self.answer_subscribing(output, hub),
         }
     }
 
-    pub(super) fn answer_subscribing(
-        &mut self,
-        is_granted: bool,
-        output: &mut Vec<u8>,
-        hub: &mut Context<'_>,
-    ) {
+    fn answer_subscribing(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         let Some(subscribing) = self.subscribing.take() else { return };
         match subscribing.codes {
-            Some(codes) if is_granted => {
-                self.connection.answer_subscribe(subscribing.id, &codes, output);
-            }
-            Some(codes) => {
-                let refused = vec![SubAck::REFUSED; codes.len()];
-                self.connection.answer_subscribe(subscribing.id, &refused, output);
-            }
+            Some(codes) => self.connection.answer_subscribe(subscribing.id, &codes, output),
             None => self.connection.answer_unsubscribe(subscribing.id, output),
         }
         self.receive(output, hub);
+    }
+
+    /// The subscription is not what the device wants it to be. An UNSUBACK cannot say so, and Azure's packages take every SUBACK for
+    /// a grant: the connection ends [MQTT-4.8.0-2].
+    pub(super) fn fail_subscribing(&mut self, error: &EngineError, hub: &Context<'_>) {
+        tracing::info!(peer = %hub.peer, "connection ended: its subscription cannot be kept: {error}");
+        self.finish();
     }
 
     pub(super) fn take_unsubscribe(
@@ -107,7 +103,11 @@ impl MqttBinding {
     /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.
     pub(super) fn take_subscription(&mut self, reply: Reply, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         if !self.is_resuming {
-            return self.answer_subscribing(matches!(reply, Reply::Done), output, hub);
+            return match reply {
+                Reply::Done => self.answer_subscribing(output, hub),
+                Reply::Failed(error) => self.fail_subscribing(&error, hub),
+                _ => self.fail_subscribing(&EngineError::StorageFailed, hub),
+            };
         }
         let subscription = match reply {
             Reply::Done => None,

@@ -11,7 +11,7 @@ pub enum End {
     Expired,
     /// The policy whose token it is has changed.
     Revoked,
-    /// The engine had no room for the device's events for too long.
+    /// The engine had no room for what the device sent or settled for too long.
     Throttled,
     /// An event will not be stored.
     NotStored(EngineError),

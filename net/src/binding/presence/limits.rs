@@ -9,7 +9,8 @@ pub const EVENT_WAITING_MAX: usize = 1024;
 /// Bytes of events that wait for their answer; above it nothing is read.
 pub const EVENT_WAITING_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long events wait for room in the engine before the connection is ended as throttled, milliseconds.
+/// How long events, settlements and subscriptions wait for room in the engine before the connection is ended as throttled,
+/// milliseconds.
 pub const REFUSED_MS_MAX: u64 = 5_000;
 
 /// How soon a request that met a full engine is asked again, milliseconds.

@@ -4,14 +4,25 @@ use std::collections::VecDeque;
 
 use engine::request::{Caller, Request};
 
-use super::limits::RETRY_MS;
+use super::limits::{REFUSED_MS_MAX, RETRY_MS};
 use crate::binding::Context;
 
 /// Requests that met a full engine, and when to ask again.
 #[derive(Debug, Default)]
 pub struct Requests {
     unsent: VecDeque<(u64, Request)>,
+    /// What is asked again also when the engine has taken it and answers that it is full. As many as there are commands locked
+    /// for the device, and one.
+    insisted: Vec<Insisted>,
     retry_at_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Insisted {
+    token: u64,
+    request: Request,
+    /// Since when it has met nothing but a full engine.
+    refused_since_ms: Option<u64>,
 }
 
 impl Requests {
@@ -22,8 +33,44 @@ impl Requests {
         if self.unsent.is_empty() && hub.door.ask(caller, request.clone()).is_ok() {
             return;
         }
+        self.queue(token, request, hub);
+    }
+
+    /// The same for what must not be lost to a full journal: see [`handle_answer`](Self::handle_answer). The token of `about` and
+    /// `number` must be unique.
+    pub fn insist(&mut self, about: About, number: u64, request: Request, hub: &mut Context<'_>) {
+        let token = about.token(number);
+        self.insisted.push(Insisted { token, request: request.clone(), refused_since_ms: None });
+        self.ask(about, number, request, hub);
+    }
+
+    /// An answer came. Whether nobody is to hear of it, because the request is asked again.
+    pub fn handle_answer(&mut self, token: u64, is_busy: bool, hub: &mut Context<'_>) -> bool {
+        let Some(place) = self.insisted.iter().position(|insisted| insisted.token == token) else {
+            return false;
+        };
+        match is_busy {
+            true => self.queue(token, self.insisted[place].request.clone(), hub),
+            false => drop(self.insisted.swap_remove(place)),
+        }
+        is_busy
+    }
+
+    fn queue(&mut self, token: u64, request: Request, hub: &Context<'_>) {
+        if let Some(insisted) = self.insisted.iter_mut().find(|insisted| insisted.token == token) {
+            insisted.refused_since_ms.get_or_insert(hub.now.mono_ms);
+        }
         self.unsent.push_back((token, request));
         self.retry_soon(hub);
+    }
+
+    /// Whether something waits that has met nothing but a full engine for [`REFUSED_MS_MAX`].
+    pub fn is_overdue(&self, now_ms: u64) -> bool {
+        let is_late = |since_ms: u64| since_ms + REFUSED_MS_MAX <= now_ms;
+        let late = |insisted: &&Insisted| insisted.refused_since_ms.is_some_and(is_late);
+        // What was taken in the meantime waits for the disk, which is another matter.
+        let waits = |insisted: &Insisted| self.unsent.iter().any(|(token, _)| *token == insisted.token);
+        self.insisted.iter().filter(late).any(waits)
     }
 
     /// Something met a full engine: look again in a moment.
@@ -55,12 +102,16 @@ impl Requests {
     /// Nothing is to be asked any more.
     pub fn clear(&mut self) {
         self.unsent.clear();
+        self.insisted.clear();
     }
 
     /// Give back what an idle device does not need.
     pub fn trim(&mut self) {
         if self.unsent.is_empty() {
             self.unsent = VecDeque::new();
+        }
+        if self.insisted.is_empty() {
+            self.insisted = Vec::new();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Commands from the queue to the device and back.
 
+use engine::limits::Limits;
 use engine::request::{Ack, CommandDraft, CommandQueueStatus, Reply, Request};
 use net_amqp::{MessageBuilder, Properties, Value};
 use net_mqtt::{Connect, PacketId, Qos};
@@ -175,6 +176,117 @@ fn a_full_engine_forgets_no_settlement() {
         hub.advance(10);
     }
     assert_eq!((hub.busy_count, queue(&mut hub)), (0, status(0, 0)));
+}
+
+#[test]
+fn a_full_journal_forgets_no_settlement() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    for number in 0..5 {
+        send(&mut hub, number);
+    }
+    let seen = commands(&mut hub, wire);
+    hub.refused_count = 9;
+    for (_, id) in seen {
+        acknowledge(&mut hub, wire, id);
+    }
+    assert_eq!((hub.refused_count, queue(&mut hub)), (8, status(0, 5)), "asked once, and not again at once");
+    hub.advance(5);
+    hub.advance(5);
+    assert_eq!((hub.refused_count, queue(&mut hub)), (0, status(0, 0)));
+    assert!(!hub.is_closed(wire));
+}
+
+/// The shard itself finds its journal full: it holds as many answers as it may.
+#[test]
+fn a_shard_that_holds_as_many_answers_as_it_may_forgets_no_settlement() {
+    let mut hub = Hub::with(Limits { change_waiting_max: 4, ..Limits::default() });
+    hub.create_device("d", 1);
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    for number in 0..9 {
+        send(&mut hub, number);
+    }
+    let end = &mut hub.wires[wire];
+    for seen in std::mem::take(&mut end.seen) {
+        let Seen::Message { id: Some(id), .. } = seen else { panic!("{seen:?}") };
+        end.client.acknowledge(id, &mut end.to_hub);
+    }
+    hub.run();
+    assert_eq!(queue(&mut hub), status(0, 0));
+}
+
+#[test]
+fn a_journal_that_stays_full_ends_the_connection() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    send(&mut hub, 1);
+    let seen = commands(&mut hub, wire);
+    hub.refused_count = u32::MAX;
+    acknowledge(&mut hub, wire, seen[0].1);
+    for _ in 0..100 {
+        hub.advance(49);
+        assert!(!hub.is_closed(wire));
+    }
+    hub.advance(200);
+    assert!(hub.is_closed(wire));
+    hub.hang_up(wire);
+    assert_eq!(queue(&mut hub), status(1, 0));
+}
+
+#[test]
+fn a_full_journal_forgets_no_subscription() {
+    let mut hub = hub();
+    let (wire, _) = connect(&mut hub, false);
+    hub.refused_count = 2;
+    let end = &mut hub.wires[wire];
+    let id = end.client.subscribe(&[(FILTER, Qos::AtLeastOnce)], &mut end.to_hub);
+    hub.run();
+    assert_eq!((hub.refused_count, hub.seen(wire)), (1, vec![]), "not kept, not granted");
+    hub.advance(5);
+    assert_eq!((hub.refused_count, hub.seen(wire)), (0, vec![]));
+    hub.advance(5);
+    assert_eq!(hub.seen(wire), [Seen::SubAck(id, vec![1])]);
+
+    hub.refused_count = 3;
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.run();
+    assert!(hub.seen(wire).is_empty());
+    hub.advance(5);
+    hub.advance(5);
+    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
+    hub.hang_up(wire);
+    assert!(!connect(&mut hub, false).1);
+}
+
+/// There is no word for an UNSUBSCRIBE that failed, and clients take a SUBACK for a grant whatever it says: the connection ends
+/// [MQTT-4.8.0-2].
+#[test]
+fn a_subscription_that_cannot_be_kept_ends_the_connection() {
+    for is_subscribed in [false, true] {
+        let mut hub = hub();
+        let (wire, _) = connect(&mut hub, false);
+        if is_subscribed {
+            hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+        }
+        hub.refused_count = u32::MAX;
+        let end = &mut hub.wires[wire];
+        match is_subscribed {
+            false => end.client.subscribe(&[(FILTER, Qos::AtLeastOnce)], &mut end.to_hub),
+            true => end.client.unsubscribe(&[FILTER], &mut end.to_hub),
+        };
+        send(&mut hub, 1);
+        hub.advance(4_900);
+        assert!(!hub.is_closed(wire));
+        hub.advance(200);
+        assert!(hub.is_closed(wire) && hub.seen(wire).is_empty(), "no word and no command");
+        hub.refused_count = 0;
+        hub.hang_up(wire);
+        assert_eq!(connect(&mut hub, false).1, is_subscribed, "what was kept before is kept");
+    }
 }
 
 /// A connection that keeps its subscription, or does not; whether the hub knew one.

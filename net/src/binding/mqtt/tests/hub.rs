@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::door::{Busy, Door};
+use engine::limits::Limits;
 use engine::request::*;
 use engine::shard::{PartitionStorage, Shard, ShardConfig};
 use net_amqp::{Body, Sections};
@@ -25,6 +26,8 @@ struct Way<'a> {
     shard: &'a mut Shard<SimStorage>,
     now: Now,
     busy_count: &'a mut u32,
+    refused_count: &'a mut u32,
+    refused: &'a mut VecDeque<(Caller, Reply)>,
 }
 
 impl Way<'_> {
@@ -42,7 +45,13 @@ impl Way<'_> {
 impl Door for Way<'_> {
     fn ask(&mut self, caller: Caller, request: Request) -> Result<(), Busy> {
         self.check()?;
-        self.shard.handle_request(caller, request, self.now);
+        let is_journaled = matches!(request, Request::Settle { .. } | Request::PutSubscription { .. });
+        if is_journaled && *self.refused_count > 0 {
+            *self.refused_count -= 1;
+            self.refused.push_back((caller, Reply::Failed(EngineError::Busy)));
+        } else {
+            self.shard.handle_request(caller, request, self.now);
+        }
         Ok(())
     }
 
@@ -85,6 +94,9 @@ pub struct Hub {
     pub wires: Vec<Wire>,
     /// So many calls of the engine find it full.
     pub busy_count: u32,
+    /// So many settlements and subscriptions are taken, and then answered that the journal is full.
+    pub refused_count: u32,
+    refused: VecDeque<(Caller, Reply)>,
     answers: BTreeMap<u64, Reply>,
     next_token: u64,
 }
@@ -99,8 +111,9 @@ fn draft(id: &str, number: u8, status: DeviceStatus) -> DeviceDraft {
     }
 }
 
-fn open(disk: &SimDisk, now: Now) -> Shard<SimStorage> {
+fn open(disk: &SimDisk, now: Now, limits: Limits) -> Shard<SimStorage> {
     let mut config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
+    config.limits = limits;
     config.first_policies = credentials::policies();
     config.access.host_names = vec![credentials::HOST.to_owned()];
     let storage = PartitionStorage {
@@ -115,14 +128,18 @@ impl Hub {
     /// The power fails, and the hub is started again.
     pub fn reopen(&mut self) {
         self.disk = self.disk.after_power_cut(PowerCut { seed: 5, sector_bytes: 512, garbage: true });
-        self.shard = open(&self.disk, self.now);
+        self.shard = open(&self.disk, self.now, Limits::default());
         self.run();
     }
 
     pub fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    pub fn with(limits: Limits) -> Self {
         let disk = SimDisk::new(1);
         let now = Now { wall_ms: 1_795_000_000_000, mono_ms: 1000 };
-        let shard = open(&disk, now);
+        let shard = open(&disk, now, limits);
         let info = HubInfo {
             administration_token: SecretText::new("administrator"),
             ..HubInfo::new("plant7", "plant7.example", 1)
@@ -134,6 +151,8 @@ impl Hub {
             now,
             wires: Vec::new(),
             busy_count: 0,
+            refused_count: 0,
+            refused: VecDeque::new(),
             answers: BTreeMap::new(),
             next_token: 0,
         };
@@ -143,9 +162,9 @@ impl Hub {
 
     /// Run one call of a wire's binding, with the end of its turn.
     fn call(&mut self, index: usize, call: impl FnOnce(&mut Wire, &mut Vec<u8>, &mut Context<'_>)) {
-        let Self { shard, info, now, wires, busy_count, .. } = self;
+        let Self { shard, info, now, wires, busy_count, refused_count, refused, .. } = self;
         let wire = &mut wires[index];
-        let mut way = Way { shard, now: *now, busy_count };
+        let mut way = Way { shard, now: *now, busy_count, refused_count, refused };
         let mut context = Context {
             door: &mut way,
             connection: wire.id,
@@ -208,7 +227,7 @@ impl Hub {
                 }
             });
         }
-        while let Some((caller, reply)) = self.shard.poll_reply() {
+        while let Some((caller, reply)) = self.refused.pop_front().or_else(|| self.shard.poll_reply()) {
             moved = true;
             if caller.connection == BACK_END {
                 self.answers.insert(caller.token, reply);
@@ -290,8 +309,8 @@ impl Hub {
     /// A new connection that has said nothing.
     pub fn accept(&mut self) -> usize {
         let id = ConnectionId { core: CoreId(0), slot: self.wires.len() as u32, generation: 0 };
-        let Self { shard, info, now, busy_count, .. } = self;
-        let mut way = Way { shard, now: *now, busy_count };
+        let Self { shard, info, now, busy_count, refused_count, refused, .. } = self;
+        let mut way = Way { shard, now: *now, busy_count, refused_count, refused };
         let context = Context {
             door: &mut way,
             connection: id,
