@@ -315,10 +315,9 @@ impl Bag<'_> {
     }
 
     fn put_value(&mut self, value: &str) {
-        if !value.is_empty() {
-            self.topic.push('=');
-            self.topic.extend(utf8_percent_encode(value, ESCAPED));
-        }
+        // Also in front of nothing: without it Azure's clients give their applications `undefined` or None.
+        self.topic.push('=');
+        self.topic.extend(utf8_percent_encode(value, ESCAPED));
     }
 
     fn begin(&mut self) {
@@ -435,8 +434,13 @@ mod tests {
             topic,
             "devices/d/messages/devicebound/%24.mid=m%201&%24.cid=c&%24.uid=u\
              &%24.to=%2Fdevices%2Fd%2Fmessages%2Fdevicebound&%24.ct=a%2Fb&%24.ce=utf-8&%24.exp=2026-11-21T20%3A58%3A03Z\
-             &iothub-ack=full&%C3%A4%20b=1%2B1%3D2&none"
+             &iothub-ack=full&%C3%A4%20b=1%2B1%3D2&none="
         );
+        let mut topic = String::new();
+        let empty = Properties { correlation_id: Some(Value::String("")), ..Properties::default() };
+        let empty = MessageBuilder::default().properties(empty).data(b"").encode();
+        assert!(encode_command(&empty, &mut topic).unwrap().is_empty());
+        assert_eq!(topic, "%24.cid=");
         let mut topic = String::new();
         let bare = MessageBuilder::default().data(b"").encode();
         assert!(encode_command(&bare, &mut topic).unwrap().is_empty() && topic.is_empty());
