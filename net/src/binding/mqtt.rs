@@ -163,7 +163,8 @@ impl MqttBinding {
 
     /// Ask for commands, if there is room for them.
     fn receive(&mut self, output: &[u8], hub: &mut Context<'_>) {
-        if self.subscribing.is_some() || self.commands.is_none() || hub.output_is_full(output) {
+        let is_wanted = self.commands.as_ref().is_some_and(|commands| !commands.is_ending());
+        if self.subscribing.is_some() || !is_wanted || hub.output_is_full(output) {
             return;
         }
         let room = u32::try_from(self.connection.window()).unwrap_or(u32::MAX);
@@ -196,8 +197,8 @@ impl MqttBinding {
                 }
                 self.receive(output, hub);
             }
-            // A settlement that came too late: the lock had ended, and the command comes again.
-            Told::Settled { .. } => {}
+            // Where it came too late, the lock had ended, and the command comes again.
+            Told::Settled { .. } => self.close_ended(hub),
             Told::ReceiverEnded => self.commands = None,
             Told::Over(end) if self.is_resuming => self.refuse(refusal(&end.error()), output),
             // The end of the connection is the protocol's only word for it.

@@ -264,6 +264,23 @@ impl<A> Presence<A> {
         self.requests.ask(About::OpenReceiver, number, Request::OpenCommandReceiver { session }, hub);
     }
 
+    /// Whether [`Told::Receiver`] is to come.
+    pub fn is_opening_receiver(&self) -> bool {
+        matches!(self.commands, Commands::Opening)
+    }
+
+    /// Ask for no more commands; those that are locked may still be settled. [`Told::Commands`] may come once more.
+    pub fn cancel_receive(&mut self, hub: &mut Context<'_>) {
+        if let Commands::Open { receiver, is_asked: true } = self.commands {
+            self.requests.ask(About::Nothing, 0, Request::CancelReceive { receiver }, hub);
+        }
+    }
+
+    /// Whether a settlement has no answer yet.
+    pub fn is_settling(&self) -> bool {
+        self.requests.is_insisting(About::Settle)
+    }
+
     /// Receive no commands any more: those that are locked go back.
     pub fn close_receiver(&mut self, hub: &mut Context<'_>) {
         if let Commands::Open { receiver, .. } = std::mem::replace(&mut self.commands, Commands::None) {

@@ -17,18 +17,36 @@ pub struct Commands {
     needs_ack: bool,
     /// Sent and not acknowledged; locked.
     on_the_way: Vec<(PacketId, LockToken)>,
+    /// The device has unsubscribed: nothing more is sent, and what is on the way is completed [MQTT-3.10.4-3].
+    is_ending: bool,
 }
 
 impl Commands {
     /// A subscription whose receiver is being opened.
     pub fn new(prefix: &str, needs_ack: bool) -> Self {
-        Self { prefix: prefix.into(), needs_ack, on_the_way: Vec::new() }
+        Self { prefix: prefix.into(), needs_ack, on_the_way: Vec::new(), is_ending: false }
     }
 
     /// The device has subscribed again.
     pub fn renew(&mut self, prefix: &str, needs_ack: bool) {
         self.prefix = prefix.into();
         self.needs_ack = needs_ack;
+        self.is_ending = false;
+    }
+
+    /// The device has unsubscribed.
+    pub fn begin_end(&mut self) {
+        self.is_ending = true;
+    }
+
+    /// Whether the device has unsubscribed.
+    pub fn is_ending(&self) -> bool {
+        self.is_ending
+    }
+
+    /// Whether the device has unsubscribed and has everything that was on the way.
+    pub fn is_ended(&self) -> bool {
+        self.is_ending && self.on_the_way.is_empty()
     }
 
     /// What is kept of it while the device is away.
@@ -36,7 +54,7 @@ impl Commands {
         Subscription { address: self.prefix.clone(), needs_ack: self.needs_ack }
     }
 
-    /// Send a command.
+    /// Send a command, or give it back where the device no longer wants any.
     pub fn send(
         &mut self,
         command: &LockedCommand,
@@ -45,6 +63,9 @@ impl Commands {
         output: &mut Vec<u8>,
         hub: &mut Context<'_>,
     ) {
+        if self.is_ending {
+            return presence.settle(command.token, Settlement::Release, 0, hub);
+        }
         let mut topic = String::with_capacity(self.prefix.len() + 128);
         topic.push_str(&self.prefix);
         let sent = match encode_command(&command.message, &mut topic) {

@@ -60,7 +60,8 @@ impl MqttBinding {
     pub(super) fn keep_subscription(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         match self.presence.session() {
             Some(session) if self.is_persistent => {
-                let subscription = self.commands.as_ref().map(|commands| commands.subscription());
+                let commands = self.commands.as_ref().filter(|commands| !commands.is_ending());
+                let subscription = commands.map(|commands| commands.subscription());
                 self.presence.ask(Request::PutSubscription { session, subscription }, hub);
             }
             _ => self.answer_subscribing(output, hub),
@@ -94,10 +95,22 @@ impl MqttBinding {
         if !filters.iter().any(|(filter, _)| command_prefix(filter, device).is_some()) {
             return self.connection.answer_unsubscribe(id, output);
         }
-        self.commands = None;
-        self.presence.close_receiver(hub);
+        if let Some(commands) = &mut self.commands {
+            commands.begin_end();
+            self.presence.cancel_receive(hub);
+            self.close_ended(hub);
+        }
         self.subscribing = Some(Box::new(Subscribing { id, codes: None }));
         self.keep_subscription(output, hub);
+    }
+
+    /// Close the receiver of a subscription that has ended, once what was on the way is completed.
+    pub(super) fn close_ended(&mut self, hub: &mut Context<'_>) {
+        if self.commands.as_ref().is_some_and(|commands| commands.is_ended()) && !self.presence.is_settling()
+        {
+            self.commands = None;
+            self.presence.close_receiver(hub);
+        }
     }
 
     /// The engine's answer about the subscription: of earlier connections, while this one begins, or of this one.

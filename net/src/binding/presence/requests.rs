@@ -73,6 +73,11 @@ impl Requests {
         self.insisted.iter().filter(late).any(waits)
     }
 
+    /// Whether an answer is waited for that is about this, and is insisted on.
+    pub fn is_insisting(&self, about: About) -> bool {
+        self.insisted.iter().any(|insisted| About::of(insisted.token).is_some_and(|(is, _)| is == about))
+    }
+
     /// Something met a full engine: look again in a moment.
     pub fn retry_soon(&mut self, hub: &Context<'_>) {
         self.retry_at_ms = Some(hub.now.mono_ms + RETRY_MS);

@@ -17,15 +17,18 @@ fn hub() -> Hub {
 }
 
 fn send(hub: &mut Hub, number: u32) {
+    let reply = hub.ask(Request::EnqueueCommand(draft(number)));
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+}
+
+fn draft(number: u32) -> CommandDraft {
     let id = number.to_string();
     let message = MessageBuilder::default()
         .properties(Properties { message_id: Some(Value::String(&id)), ..Properties::default() })
         .data(id.as_bytes())
         .encode();
     let device = DeviceId::parse("d").unwrap();
-    let draft = CommandDraft { device, message, message_id: id, ack: Ack::None, expires_ms: None };
-    let reply = hub.ask(Request::EnqueueCommand(draft));
-    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    CommandDraft { device, message, message_id: id, ack: Ack::None, expires_ms: None }
 }
 
 fn queue(hub: &mut Hub) -> CommandQueueStatus {
@@ -57,6 +60,13 @@ fn acknowledge(hub: &mut Hub, wire: usize, id: Option<PacketId>) {
     let end = &mut hub.wires[wire];
     end.client.acknowledge(id.unwrap(), &mut end.to_hub);
     hub.run();
+}
+
+fn unsubscribe(hub: &mut Hub, wire: usize) {
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
 }
 
 #[test]
@@ -141,22 +151,77 @@ fn a_lock_that_ended_brings_the_command_again() {
     assert_eq!(queue(&mut hub), status(0, 0));
 }
 
+/// [MQTT-3.10.4-2, MQTT-3.10.4-3]
 #[test]
-fn an_unsubscription_ends_the_deliveries() {
+fn what_is_on_the_way_is_completed_after_an_unsubscription() {
     let mut hub = hub();
     let wire = hub.connect("d", 1);
     hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
     send(&mut hub, 1);
+    send(&mut hub, 2);
+    let seen = commands(&mut hub, wire);
+    assert_eq!(seen.len(), 2);
+    unsubscribe(&mut hub, wire);
+    send(&mut hub, 3);
+    assert!(hub.seen(wire).is_empty());
+    assert_eq!(queue(&mut hub), status(1, 2));
+    acknowledge(&mut hub, wire, seen[0].1);
+    assert_eq!(queue(&mut hub), status(1, 1));
+    acknowledge(&mut hub, wire, seen[1].1);
+    assert_eq!(queue(&mut hub), status(1, 0));
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let seen = commands(&mut hub, wire);
+    assert!(matches!(seen[..], [(3, Some(_))]), "{seen:?}");
+}
+
+#[test]
+fn a_subscription_is_taken_up_again_while_commands_are_on_the_way() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    send(&mut hub, 1);
+    let seen = commands(&mut hub, wire);
+    unsubscribe(&mut hub, wire);
+    send(&mut hub, 2);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let again = commands(&mut hub, wire);
+    assert!(matches!(again[..], [(2, Some(_))]), "{again:?}");
+    send(&mut hub, 3);
     assert_eq!(commands(&mut hub, wire).len(), 1);
+    acknowledge(&mut hub, wire, seen[0].1);
+    assert_eq!(queue(&mut hub), status(0, 2));
+}
+
+/// The engine gives out a command in the moment in which the device no longer wants any.
+#[test]
+fn a_command_that_comes_behind_an_unsubscription_goes_back() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    send(&mut hub, 1);
+    let seen = commands(&mut hub, wire);
+    hub.begin(Request::EnqueueCommand(draft(2)));
     let end = &mut hub.wires[wire];
     let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
     hub.run();
     assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
-    send(&mut hub, 2);
-    assert!(hub.seen(wire).is_empty());
-    assert_eq!(queue(&mut hub), status(2, 0));
+    assert_eq!(queue(&mut hub), status(1, 1));
+    acknowledge(&mut hub, wire, seen[0].1);
+    assert_eq!(queue(&mut hub), status(1, 0));
+}
+
+#[test]
+fn a_full_journal_keeps_an_ending_receiver() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
     hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
-    assert_eq!(commands(&mut hub, wire).len(), 2);
+    send(&mut hub, 1);
+    let seen = commands(&mut hub, wire);
+    unsubscribe(&mut hub, wire);
+    hub.refused_count = 1;
+    acknowledge(&mut hub, wire, seen[0].1);
+    hub.advance(5);
+    assert_eq!((hub.refused_count, queue(&mut hub)), (0, status(0, 0)));
 }
 
 #[test]
@@ -330,10 +395,7 @@ fn a_subscription_is_kept_for_a_device_that_wants_it() {
     assert!(is_known, "over a restart of the hub too");
     send(&mut hub, 2);
     assert_eq!(commands(&mut hub, wire), [(2, None)]);
-    let end = &mut hub.wires[wire];
-    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
-    hub.run();
-    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
+    unsubscribe(&mut hub, wire);
     hub.hang_up(wire);
     let (wire, is_known) = connect(&mut hub, false);
     assert!(!is_known);

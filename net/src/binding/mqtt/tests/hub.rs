@@ -278,13 +278,19 @@ impl Hub {
         self.run();
     }
 
-    /// What the back end asks.
+    /// What the back end asks, and the answer.
     pub fn ask(&mut self, request: Request) -> Reply {
+        let token = self.begin(request);
+        self.run();
+        self.answers.remove(&token).expect("an answer")
+    }
+
+    /// The back end asks something; the shard does nothing yet.
+    pub fn begin(&mut self, request: Request) -> u64 {
         self.next_token += 1;
         let caller = Caller { connection: BACK_END, token: self.next_token };
         self.shard.handle_request(caller, request, self.now);
-        self.run();
-        self.answers.remove(&self.next_token).expect("an answer")
+        self.next_token
     }
 
     /// Make a device with the keys of this number.
