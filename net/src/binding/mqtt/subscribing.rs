@@ -41,7 +41,10 @@ impl MqttBinding {
             (Some((prefix, needs_ack)), Some(commands)) => {
                 commands.renew(prefix, needs_ack);
                 self.subscribing = Some(Box::new(Subscribing { id, codes: Some(codes) }));
-                self.keep_subscription(output, hub);
+                // A receiver that is being opened, for the subscription of an earlier connection, comes first here too.
+                if !self.presence.is_opening_receiver() {
+                    self.keep_subscription(output, hub);
+                }
             }
             (Some((prefix, needs_ack)), None) => {
                 let commands = Commands::new(prefix, needs_ack);
