@@ -162,6 +162,13 @@ impl Connection {
         }
     }
 
+    /// Server: count the client's silence from now, because nothing was read from it until now.
+    pub fn restart_silence(&mut self, now_ms: u64) {
+        if (self.role, self.phase) == (Role::Server, Phase::Open) {
+            self.deadline_ms = now_ms + self.patience_ms();
+        }
+    }
+
     /// When to call [`handle_timeout`](Self::handle_timeout), milliseconds. Changes with every call of another method.
     pub fn next_timeout_ms(&self) -> Option<u64> {
         let is_silent_client =

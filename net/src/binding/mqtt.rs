@@ -51,6 +51,8 @@ pub struct MqttBinding {
     is_persistent: bool,
     /// The engine says what the device has subscribed to earlier, or forgets it; CONNACK waits for that.
     is_resuming: bool,
+    /// Nothing was read from the device at the end of the last turn; see [`MqttBinding::is_deaf`].
+    was_deaf: bool,
 }
 
 impl MqttBinding {
@@ -65,6 +67,7 @@ impl MqttBinding {
             will: None,
             is_persistent: false,
             is_resuming: false,
+            was_deaf: false,
         }
     }
 
@@ -122,6 +125,11 @@ impl MqttBinding {
     /// The device, once its CONNECT is accepted.
     fn attached(&self) -> Option<&DeviceId> {
         self.presence.device().filter(|_| !self.is_resuming)
+    }
+
+    /// Whether the device's silence says nothing, because nothing is read from it: what it said waits in the socket.
+    fn is_deaf(&self) -> bool {
+        self.connection.is_open() && (self.was_deaf || !self.wants_input())
     }
 
     fn take_publish(
@@ -256,7 +264,7 @@ impl Binding for MqttBinding {
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         if let Some(told) = self.presence.handle_timeout(hub) {
             self.hear(told, output, hub);
-        } else if self.connection.handle_timeout(hub.now.mono_ms, output).is_err() {
+        } else if !self.is_deaf() && self.connection.handle_timeout(hub.now.mono_ms, output).is_err() {
             self.finish();
         }
     }
@@ -264,10 +272,10 @@ impl Binding for MqttBinding {
     fn next_timeout_ms(&self) -> Option<u64> {
         match self.is_finished() {
             true => None,
-            false => [self.presence.next_timeout_ms(), self.connection.next_timeout_ms()]
-                .into_iter()
-                .flatten()
-                .min(),
+            false => {
+                let silence_ms = self.connection.next_timeout_ms().filter(|_| !self.is_deaf());
+                [self.presence.next_timeout_ms(), silence_ms].into_iter().flatten().min()
+            }
         }
     }
 
@@ -275,7 +283,11 @@ impl Binding for MqttBinding {
         self.receive(output, hub);
     }
 
-    fn handle_turn_end(&mut self, _output: &mut Vec<u8>, _hub: &mut Context<'_>) {
+    fn handle_turn_end(&mut self, _output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let is_deaf = self.connection.is_open() && !self.wants_input();
+        if std::mem::replace(&mut self.was_deaf, is_deaf) && !is_deaf {
+            self.connection.restart_silence(hub.now.mono_ms);
+        }
         if self.presence.is_settled() {
             self.finish();
         }

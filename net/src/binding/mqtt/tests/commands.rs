@@ -1,7 +1,7 @@
 //! Commands from the queue to the device and back.
 
 use engine::limits::Limits;
-use engine::request::{Ack, CommandDraft, CommandQueueStatus, Reply, Request};
+use engine::request::{Ack, CommandDraft, CommandQueueStatus, IfMatch, Outcome, PartitionId, Reply, Request};
 use net_amqp::{MessageBuilder, Properties, Value};
 use net_mqtt::{Connect, PacketId, Qos};
 use registry::DeviceId;
@@ -266,7 +266,7 @@ fn a_full_journal_forgets_no_settlement() {
 /// The shard itself finds its journal full: it holds as many answers as it may.
 #[test]
 fn a_shard_that_holds_as_many_answers_as_it_may_forgets_no_settlement() {
-    let mut hub = Hub::with(Limits { change_waiting_max: 4, ..Limits::default() });
+    let mut hub = Hub::with(Limits { change_waiting_max: 4, ..Limits::default() }, 0);
     hub.create_device("d", 1);
     let wire = hub.connect("d", 1);
     hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
@@ -356,6 +356,15 @@ fn a_subscription_that_cannot_be_kept_ends_the_connection() {
 
 /// A connection that keeps its subscription, or does not; whether the hub knew one.
 fn connect(hub: &mut Hub, clean_session: bool) -> (usize, bool) {
+    let wire = begin_connect(hub, clean_session);
+    hub.run();
+    match hub.wires[wire].seen.pop_front() {
+        Some(Seen::ConnAck(0, is_known)) => (wire, is_known),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn begin_connect(hub: &mut Hub, clean_session: bool) -> usize {
     let token = hub.device_token("d", 1);
     let wire = hub.accept();
     let end = &mut hub.wires[wire];
@@ -366,11 +375,41 @@ fn connect(hub: &mut Hub, clean_session: bool) -> (usize, bool) {
         ..Connect::new("d")
     };
     end.client.connect(&connect, 0, &mut end.to_hub);
+    wire
+}
+
+/// Said before the hub has taken up the kept subscription, which it is in the place of.
+#[test]
+fn a_subscription_behind_the_connect_is_kept_once() {
+    let mut hub = hub();
+    let (wire, _) = connect(&mut hub, false);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    hub.hang_up(wire);
+    send(&mut hub, 1);
+
+    let wire = begin_connect(&mut hub, false);
+    let end = &mut hub.wires[wire];
+    let id = end.client.subscribe(&[(FILTER, Qos::AtMostOnce)], &mut end.to_hub);
+    hub.kept_count = 0;
     hub.run();
-    match hub.wires[wire].seen.pop_front() {
-        Some(Seen::ConnAck(0, is_known)) => (wire, is_known),
-        other => panic!("{other:?}"),
-    }
+    let seen = hub.seen(wire);
+    let expected = (Seen::ConnAck(0, true), Seen::SubAck(id, vec![0]));
+    assert!(
+        matches!(&seen[..], [one, other, Seen::Message { id: None, .. }] if (one, other) == (&expected.0, &expected.1)),
+        "{seen:?}"
+    );
+    assert_eq!(hub.kept_count, 1);
+
+    hub.hang_up(wire);
+    let wire = begin_connect(&mut hub, false);
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.kept_count = 0;
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::ConnAck(0, true), Seen::UnsubAck(id)]);
+    assert_eq!(hub.kept_count, 1);
+    hub.hang_up(wire);
+    assert!(!connect(&mut hub, false).1);
 }
 
 #[test]
@@ -407,4 +446,70 @@ fn a_subscription_is_kept_for_a_device_that_wants_it() {
     assert!(!is_known);
     send(&mut hub, 3);
     assert!(hub.seen(wire).is_empty());
+}
+
+/// What the device is told of a subscription is true after a power cut.
+#[test]
+fn a_subscription_is_granted_once_it_is_durable() {
+    let mut hub = hub();
+    let (wire, _) = connect(&mut hub, false);
+    let end = &mut hub.wires[wire];
+    let id = end.client.subscribe(&[(FILTER, Qos::AtLeastOnce)], &mut end.to_hub);
+    hub.hear();
+    while hub.answer() {}
+    assert_eq!((hub.kept_count, hub.seen(wire)), (1, vec![]), "asked, and not written");
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::SubAck(id, vec![1])]);
+    hub.reopen();
+    let (wire, is_known) = connect(&mut hub, false);
+    assert!(is_known);
+
+    let end = &mut hub.wires[wire];
+    let id = end.client.unsubscribe(&[FILTER], &mut end.to_hub);
+    hub.hear();
+    while hub.answer() {}
+    assert_eq!((hub.kept_count, hub.seen(wire)), (2, vec![]));
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::UnsubAck(id)]);
+    hub.reopen();
+    assert!(!connect(&mut hub, false).1);
+}
+
+#[test]
+fn a_kept_subscription_goes_with_its_device() {
+    let mut hub = hub();
+    let (wire, _) = connect(&mut hub, false);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    hub.hang_up(wire);
+    let device = DeviceId::parse("d").unwrap();
+    let reply = hub.ask(Request::DeleteDevice { device, if_match: IfMatch::Any });
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    hub.create_device("d", 1);
+    assert!(!connect(&mut hub, false).1);
+}
+
+#[test]
+fn a_command_that_no_topic_can_carry_goes_back_to_its_sender() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    // Nine bytes of the topic for each three.
+    let long = "\u{20ac}".repeat(10 * 1024);
+    let message =
+        MessageBuilder::default().application_property("a", Value::String(&long)).data(b"").encode();
+    let reply = hub.ask(Request::EnqueueCommand(CommandDraft { message, ack: Ack::Full, ..draft(1) }));
+    assert!(matches!(reply, Reply::Done), "{reply:?}");
+    assert_eq!((hub.seen(wire), queue(&mut hub)), (vec![], status(0, 0)));
+    send(&mut hub, 2);
+    let seen = commands(&mut hub, wire);
+    assert!(matches!(seen[..], [(2, Some(_))]), "{seen:?}");
+    hub.advance(30_000);
+    let reply = hub.ask(Request::ReceiveReceipts { partition: PartitionId(0) });
+    let Reply::Receipts(batches) = reply else { panic!("{reply:?}") };
+    let receipts: Vec<_> = batches
+        .iter()
+        .flat_map(|batch| batch.receipts.iter())
+        .map(|receipt| (receipt.message_id.as_str(), receipt.outcome))
+        .collect();
+    assert_eq!(receipts, [("1", Outcome::Rejected)]);
 }

@@ -28,6 +28,7 @@ struct Way<'a> {
     busy_count: &'a mut u32,
     refused_count: &'a mut u32,
     refused: &'a mut VecDeque<(Caller, Reply)>,
+    kept_count: &'a mut u32,
 }
 
 impl Way<'_> {
@@ -45,6 +46,7 @@ impl Way<'_> {
 impl Door for Way<'_> {
     fn ask(&mut self, caller: Caller, request: Request) -> Result<(), Busy> {
         self.check()?;
+        *self.kept_count += u32::from(matches!(request, Request::PutSubscription { .. }));
         let is_journaled = matches!(request, Request::Settle { .. } | Request::PutSubscription { .. });
         if is_journaled && *self.refused_count > 0 {
             *self.refused_count -= 1;
@@ -86,6 +88,15 @@ pub struct Wire {
     pub closing: Option<Closing>,
 }
 
+impl Wire {
+    fn hear(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
+        let bytes = std::mem::take(&mut self.to_hub);
+        let mut input = &bytes[..];
+        self.closing = self.binding.handle_bytes(&mut input, output, hub).err();
+        self.to_hub = input.to_vec();
+    }
+}
+
 pub struct Hub {
     disk: SimDisk,
     pub shard: Shard<SimStorage>,
@@ -97,6 +108,8 @@ pub struct Hub {
     /// So many settlements and subscriptions are taken, and then answered that the journal is full.
     pub refused_count: u32,
     refused: VecDeque<(Caller, Reply)>,
+    /// So many subscriptions the engine was asked to keep.
+    pub kept_count: u32,
     answers: BTreeMap<u64, Reply>,
     next_token: u64,
 }
@@ -111,9 +124,10 @@ fn draft(id: &str, number: u8, status: DeviceStatus) -> DeviceDraft {
     }
 }
 
-fn open(disk: &SimDisk, now: Now, limits: Limits) -> Shard<SimStorage> {
+fn open(disk: &SimDisk, now: Now, limits: Limits, skew_s: u64) -> Shard<SimStorage> {
     let mut config = ShardConfig::new(1, DataKey::from_bytes([7; 32]));
     config.limits = limits;
+    config.access.token_skew_s = skew_s;
     config.first_policies = credentials::policies();
     config.access.host_names = vec![credentials::HOST.to_owned()];
     let storage = PartitionStorage {
@@ -128,20 +142,22 @@ impl Hub {
     /// The power fails, and the hub is started again.
     pub fn reopen(&mut self) {
         self.disk = self.disk.after_power_cut(PowerCut { seed: 5, sector_bytes: 512, garbage: true });
-        self.shard = open(&self.disk, self.now, Limits::default());
+        self.shard = open(&self.disk, self.now, Limits::default(), self.info.token_skew_s);
         self.run();
     }
 
     pub fn new() -> Self {
-        Self::with(Limits::default())
+        Self::with(Limits::default(), 0)
     }
 
-    pub fn with(limits: Limits) -> Self {
+    /// With these limits, and so many seconds for which a token counts after its end.
+    pub fn with(limits: Limits, token_skew_s: u64) -> Self {
         let disk = SimDisk::new(1);
         let now = Now { wall_ms: 1_795_000_000_000, mono_ms: 1000 };
-        let shard = open(&disk, now, limits);
+        let shard = open(&disk, now, limits, token_skew_s);
         let info = HubInfo {
             administration_token: SecretText::new("administrator"),
+            token_skew_s,
             ..HubInfo::new("plant7", "plant7.example", 1)
         };
         let mut hub = Self {
@@ -153,6 +169,7 @@ impl Hub {
             busy_count: 0,
             refused_count: 0,
             refused: VecDeque::new(),
+            kept_count: 0,
             answers: BTreeMap::new(),
             next_token: 0,
         };
@@ -162,9 +179,9 @@ impl Hub {
 
     /// Run one call of a wire's binding, with the end of its turn.
     fn call(&mut self, index: usize, call: impl FnOnce(&mut Wire, &mut Vec<u8>, &mut Context<'_>)) {
-        let Self { shard, info, now, wires, busy_count, refused_count, refused, .. } = self;
+        let Self { shard, info, now, wires, busy_count, refused_count, refused, kept_count, .. } = self;
         let wire = &mut wires[index];
-        let mut way = Way { shard, now: *now, busy_count, refused_count, refused };
+        let mut way = Way { shard, now: *now, busy_count, refused_count, refused, kept_count };
         let mut context = Context {
             door: &mut way,
             connection: wire.id,
@@ -181,6 +198,12 @@ impl Hub {
             if wire.binding.awaits_home() {
                 wire.binding.handle_home(&mut output, &mut context);
             }
+            // What was said ahead is heard in the turn in which there is room for it.
+            if wire.binding.wants_input() && !wire.to_hub.is_empty() {
+                wire.hear(&mut output, &mut context);
+            }
+        }
+        if wire.closing.is_none() {
             wire.binding.handle_turn_end(&mut output, &mut context);
             if wire.binding.is_finished() {
                 wire.closing = Some(Closing::Orderly);
@@ -217,8 +240,14 @@ impl Hub {
     }
 
     fn turn(&mut self) -> bool {
-        let mut moved = self.hear();
+        let moved = self.hear();
         self.shard.poll(self.now);
+        self.answer() || moved
+    }
+
+    /// Everyone is told what the shard has to say; it does nothing more yet. Whether it had anything to say.
+    pub fn answer(&mut self) -> bool {
+        let mut moved = false;
         while let Some((connection, notice)) = self.shard.poll_notice() {
             moved = true;
             self.call(connection.slot as usize, |wire, output, hub| {
@@ -253,20 +282,20 @@ impl Hub {
             let wire = &mut self.wires[index];
             if wire.closing.is_none() && !wire.to_hub.is_empty() && wire.binding.wants_input() {
                 moved = true;
-                let bytes = std::mem::take(&mut wire.to_hub);
-                self.call(index, |wire, output, hub| {
-                    let mut input = &bytes[..];
-                    wire.closing = wire.binding.handle_bytes(&mut input, output, hub).err();
-                    let rest = input.to_vec();
-                    wire.to_hub.splice(..0, rest);
-                });
+                self.call(index, Wire::hear);
             }
         }
         moved
     }
 
-    /// Let time pass.
+    /// Let time pass, and everything take its way.
     pub fn advance(&mut self, ms: u64) {
+        self.pass(ms);
+        self.run();
+    }
+
+    /// Let time pass for the bindings; the shard does nothing yet.
+    pub fn pass(&mut self, ms: u64) {
         self.now = Now { wall_ms: self.now.wall_ms + ms, mono_ms: self.now.mono_ms + ms };
         for index in 0..self.wires.len() {
             let wire = &self.wires[index];
@@ -275,7 +304,6 @@ impl Hub {
                 self.call(index, |wire, output, hub| wire.binding.handle_timeout(output, hub));
             }
         }
-        self.run();
     }
 
     /// What the back end asks, and the answer.
@@ -315,8 +343,8 @@ impl Hub {
     /// A new connection that has said nothing.
     pub fn accept(&mut self) -> usize {
         let id = ConnectionId { core: CoreId(0), slot: self.wires.len() as u32, generation: 0 };
-        let Self { shard, info, now, busy_count, refused_count, refused, .. } = self;
-        let mut way = Way { shard, now: *now, busy_count, refused_count, refused };
+        let Self { shard, info, now, busy_count, refused_count, refused, kept_count, .. } = self;
+        let mut way = Way { shard, now: *now, busy_count, refused_count, refused, kept_count };
         let context = Context {
             door: &mut way,
             connection: id,

@@ -1,5 +1,6 @@
 //! Who is not let in, and what ends a connection.
 
+use engine::limits::Limits;
 use engine::request::{IfMatch, KeyWish, PolicyDraft, PolicyRequest, Reply, Request};
 use net_mqtt::{Connect, Qos};
 use registry::{DeviceId, KeyForm, PolicyName, sas};
@@ -150,6 +151,46 @@ fn a_connection_ends_with_its_token() {
 }
 
 #[test]
+fn a_token_counts_a_while_after_its_end_where_clocks_may_differ() {
+    let mut hub = Hub::with(Limits::default(), 300);
+    hub.create_device("d", 1);
+    let expires_s = hub.now.wall_ms / 1000 + 10;
+    let token = sas::sign("plant7.example/devices/d", &key(1), KeyForm::Decoded, expires_s, None);
+    let connect =
+        Connect { user_name: Some(USER_NAME), password: Some(token.as_bytes()), ..Connect::new("d") };
+    let (wire, verdict) = hub.try_connect(&connect);
+    assert_eq!(verdict, Some(0));
+    hub.advance(310_000);
+    hub.publish(wire, TOPIC, b"x", true);
+    assert_eq!(hub.seen(wire), [Seen::Acknowledged(1)], "its last second");
+    let (wire, verdict) = hub.try_connect(&connect);
+    assert_eq!(verdict, Some(0), "and a new connection");
+    hub.advance(1_000);
+    assert!(hub.is_closed(wire));
+    assert_eq!(hub.try_connect(&connect).1, Some(5));
+}
+
+/// [IoT Hub: iot-mqtt-connect-to-iot-hub] 29.45 minutes, whatever the device asked for.
+#[test]
+fn silence_ends_a_connection_after_29_minutes_at_the_latest() {
+    for keep_alive_s in [0, 65_535] {
+        let mut hub = hub();
+        let token = hub.device_token("d", 1);
+        let connect = Connect {
+            user_name: Some(USER_NAME),
+            password: Some(token.as_bytes()),
+            keep_alive_s,
+            ..Connect::new("d")
+        };
+        let (wire, _) = hub.try_connect(&connect);
+        hub.advance(1_766_000);
+        assert!(!hub.is_closed(wire), "{keep_alive_s}");
+        hub.advance(1_000);
+        assert!(hub.is_closed(wire), "{keep_alive_s}");
+    }
+}
+
+#[test]
 fn foreign_topics_end_the_connection() {
     for topic in [
         "devices/e/messages/events/",
@@ -196,12 +237,13 @@ fn subscriptions_to_what_is_not_there_are_refused_one_by_one() {
         "+/+/+/+/#",
         "devices/+/messages/devicebound/#",
         "devices/e/messages/devicebound/#",
+        "devices/d/modules/m/inputs/#",
         "$iothub/twin/res/#",
         "$iothub/twin/PATCH/properties/desired/#",
         "$iothub/methods/POST/#",
     ]
     .map(|filter| (filter, Qos::AtLeastOnce));
-    assert_eq!(hub.subscribe(wire, &filters), [0x80; 7]);
+    assert_eq!(hub.subscribe(wire, &filters), [0x80; 8]);
     assert!(!hub.is_closed(wire));
 }
 

@@ -1,8 +1,9 @@
 //! Events from packets to the log.
 
-use net_mqtt::{Connect, Will};
+use net_mqtt::{Connect, Draft, Qos, Will};
 
 use super::hub::{Hub, Seen};
+use crate::binding::Binding;
 
 const TOPIC: &str = "devices/d/messages/events/";
 
@@ -28,6 +29,23 @@ fn events_are_stored_and_then_acknowledged() {
         hub.stored(),
         [("d".to_owned(), b"zero".to_vec(), vec![]), ("d".to_owned(), b"one".to_vec(), own)]
     );
+}
+
+#[test]
+fn nothing_is_retained_but_the_wish() {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    let end = &mut hub.wires[wire];
+    let draft = Draft { topic: TOPIC, payload: b"x", needs_ack: true, retain: true };
+    end.client.publish(&draft, &mut end.to_hub).unwrap();
+    hub.run();
+    assert_eq!(hub.seen(wire), [Seen::Acknowledged(1)]);
+    let wish = vec![("mqtt-retain".to_owned(), "true".to_owned())];
+    assert_eq!(hub.stored(), [("d".to_owned(), b"x".to_vec(), wish)]);
+    for filter in ["devices/d/messages/devicebound/#", "devices/d/messages/events/#"] {
+        hub.subscribe(wire, &[(filter, Qos::AtLeastOnce)]);
+    }
+    assert!(hub.seen(wire).is_empty());
 }
 
 #[test]
@@ -78,6 +96,30 @@ fn an_engine_that_stays_full_ends_the_connection() {
     assert!(hub.is_closed(wire) && hub.seen(wire).is_empty());
 }
 
+/// The engine has events whose disk takes its time, and the hub reads nothing more: whether the device pings
+/// meanwhile it cannot know.
+#[test]
+fn a_device_that_is_not_read_is_not_called_silent() {
+    let mut hub = hub();
+    let (wire, _) = connect_with_will(&mut hub, TOPIC);
+    for number in 0..1024 {
+        hub.say(wire, TOPIC, b"x", number % 2 == 0);
+    }
+    hub.hear();
+    assert!(!hub.wires[wire].binding.wants_input());
+    for _ in 0..10 {
+        hub.pass(30_000);
+    }
+    assert!(!hub.is_closed(wire), "five minutes, at a keep-alive of one");
+    hub.run();
+    assert_eq!(hub.seen(wire).len(), 512);
+    hub.advance(89_000);
+    assert!(!hub.is_closed(wire), "its time begins when it is read again");
+    hub.advance(2_000);
+    assert!(hub.is_closed(wire));
+    assert_eq!(bodies(&mut hub).len(), 1025, "and the will");
+}
+
 #[test]
 fn events_that_are_too_large_end_the_connection() {
     let mut hub = hub();
@@ -91,7 +133,7 @@ fn events_that_are_too_large_end_the_connection() {
 
 fn connect_with_will(hub: &mut Hub, topic: &str) -> (usize, Option<u8>) {
     let token = hub.device_token("d", 1);
-    let will = Will { topic, payload: b"gone", qos: net_mqtt::Qos::AtLeastOnce, retain: true };
+    let will = Will { topic, payload: b"gone", qos: Qos::AtLeastOnce, retain: true };
     hub.try_connect(&Connect {
         will: Some(will),
         user_name: Some("plant7.example/d/?api-version=2021-04-12"),
