@@ -124,6 +124,7 @@ mod tests {
             "devices/a%2Bb/messages/devicebound/x/#",
             "devices/other/messages/devicebound/#",
             "devices/a%2Bb/messages/events/#",
+            "devices/a%2Bb/modules/m/inputs/#",
             "$iothub/twin/res/#",
             "$iothub/methods/POST/#",
         ] {
