@@ -51,6 +51,8 @@ pub enum Thing {
     Device(usize),
     Group(usize),
     Checkpoint(PartitionId, ConsumerGroupId),
+    /// What a device has subscribed to.
+    Subscription(usize),
 }
 
 /// A change on its way.
@@ -70,13 +72,14 @@ struct PendingAppend {
 
 #[derive(Default)]
 pub struct Checker {
-    /// Identities by the mark in their status reason, groups by the moment of their creation, checkpoints by number.
+    /// Identities by the mark in their status reason, groups by the moment of their creation, checkpoints by number, subscriptions by
+    /// the mark that is their address.
     pub histories: BTreeMap<Thing, History<u64>>,
     /// For each partition what was submitted, in order: the device and the body.
     pub events: Vec<Vec<(String, Vec<u8>)>>,
     acknowledged: Vec<usize>,
     batch_ends: Vec<Vec<usize>>,
-    pending: BTreeMap<u64, Pending>,
+    pending: BTreeMap<u64, Vec<Pending>>,
     pending_appends: BTreeMap<u64, PendingAppend>,
 }
 
@@ -94,7 +97,8 @@ impl Checker {
         self.histories.entry(thing).or_insert_with(History::new)
     }
 
-    /// A change was handed over, and is done unless the shard refused it at once. Whether it is.
+    /// A change was handed over, and is done unless the shard refused it at once. Whether it is. A request that changes several
+    /// things is told once for each.
     pub fn changed(&mut self, world: &mut World, token: u64, thing: Thing, state: Option<u64>) -> bool {
         match world.replies.get(&token) {
             Some(Reply::Failed(
@@ -105,7 +109,7 @@ impl Checker {
             }
             _ => {
                 let index = self.history(thing).push(state);
-                self.pending.insert(token, Pending { thing, index });
+                self.pending.entry(token).or_default().push(Pending { thing, index });
                 true
             }
         }
@@ -153,10 +157,12 @@ impl Checker {
             } else if let Some(pending) = self.pending.remove(&token) {
                 match world.take(token) {
                     Some(Reply::Failed(EngineError::StorageFailed)) => {}
-                    Some(Reply::Failed(error)) => panic!("{:?} was refused: {error}", pending.thing),
+                    Some(Reply::Failed(error)) => panic!("{pending:?} was refused: {error}"),
                     _ => {
-                        let history = self.history(pending.thing);
-                        history.acknowledged = history.acknowledged.max(pending.index);
+                        for Pending { thing, index } in pending {
+                            let history = self.history(thing);
+                            history.acknowledged = history.acknowledged.max(index);
+                        }
                     }
                 }
             }
@@ -169,8 +175,13 @@ impl Checker {
         self.pending.clear();
         self.pending_appends.clear();
         for number in 0..DEVICES {
-            let found = world.find(number).map(|view| mark(&view));
-            self.history(Thing::Device(number)).found("device", found);
+            let found = world.find(number);
+            // A disabled device cannot ask.
+            if found.as_ref().is_none_or(|view| view.status == DeviceStatus::Enabled) {
+                let subscription = found.as_ref().and_then(|_| world.subscription(number));
+                self.history(Thing::Subscription(number)).found("subscription", subscription);
+            }
+            self.history(Thing::Device(number)).found("device", found.map(|view| mark(&view)));
         }
         self.verify_lists(world);
         let things: Vec<Thing> = self.histories.keys().copied().collect();

@@ -35,7 +35,9 @@ fn workload(disk: SimDisk) -> (World, Checker) {
                 }
             };
             let token = world.send(admin, request);
-            checker.changed(&mut world, token, Thing::Device(number), state);
+            if checker.changed(&mut world, token, Thing::Device(number), state) && state.is_none() {
+                checker.changed(&mut world, token, Thing::Subscription(number), None);
+            }
         }
         // Some changes and events share a commit, others do not.
         advance(&mut world, &mut checker);
@@ -43,6 +45,11 @@ fn workload(disk: SimDisk) -> (World, Checker) {
             let token = world.send(connection(number as u32), World::open_request(number));
             advance(&mut world, &mut checker);
             let Some(Reply::SessionOpened(session)) = world.take(token) else { continue };
+            let mark = (round % 3 != 0).then_some(world.now.wall_ms);
+            let address = |mark: u64| Subscription { address: mark.to_string().into(), needs_ack: true };
+            let put = Request::PutSubscription { session, subscription: mark.map(address) };
+            let token = world.send(connection(number as u32), put);
+            checker.changed(&mut world, token, Thing::Subscription(number), mark);
             for batch in 0..3_usize {
                 let body = |index| format!("{round}/{number}/{batch}/{index}").repeat(40).into_bytes();
                 let bodies: Vec<Vec<u8>> = (0..=batch).map(body).collect();

@@ -237,6 +237,18 @@ impl World {
         }
     }
 
+    /// What a device has subscribed to: the mark that is its address.
+    pub fn subscription(&mut self, number: usize) -> Option<u64> {
+        let by = connection(97);
+        let session = self.attach(by, number);
+        let reply = self.ask(by, Request::FindSubscription { session });
+        self.send(by, Request::CloseSession { session });
+        match reply {
+            Reply::Subscription(kept) => kept.map(|kept| kept.address.parse().unwrap()),
+            reply => panic!("{reply:?}"),
+        }
+    }
+
     /// Append one event and wait for the answer.
     pub fn append(&mut self, by: ConnectionId, session: SessionId, body: &[u8]) -> Result<u64, EngineError> {
         let token = self.send_events(by, session, &[body.to_vec()]);
