@@ -51,6 +51,7 @@ impl Login {
         let will = match &connect.will {
             None => None,
             Some(will) => match Target::of(will.topic, &device) {
+                // Its quality of service says how it would be handed on to subscribers, which there are none of.
                 Target::Telemetry { bag } => {
                     let will = StoredWill::new(bag, will.payload, will.retain);
                     Some(Box::new(will.ok_or(ConnectCode::NotAuthorized)?))

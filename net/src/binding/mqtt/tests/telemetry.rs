@@ -132,8 +132,12 @@ fn events_that_are_too_large_end_the_connection() {
 }
 
 fn connect_with_will(hub: &mut Hub, topic: &str) -> (usize, Option<u8>) {
+    connect_with_will_at(hub, topic, Qos::AtLeastOnce)
+}
+
+fn connect_with_will_at(hub: &mut Hub, topic: &str, qos: Qos) -> (usize, Option<u8>) {
     let token = hub.device_token("d", 1);
-    let will = Will { topic, payload: b"gone", qos: Qos::AtLeastOnce, retain: true };
+    let will = Will { topic, payload: b"gone", qos, retain: true };
     hub.try_connect(&Connect {
         will: Some(will),
         user_name: Some("plant7.example/d/?api-version=2021-04-12"),
@@ -175,6 +179,18 @@ fn a_will_is_published_when_the_connection_breaks() {
     hub.connect("d", 1);
     assert!(hub.is_closed(older));
     assert_eq!(bodies(&mut hub).len(), 3, "nothing of an older session comes behind a newer one's beginning");
+}
+
+/// A PUBLISH at quality of service 2 ends its connection; a will is stored once whatever it asks for.
+#[test]
+fn a_will_of_every_quality_of_service_is_stored_once() {
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let mut hub = hub();
+        let (wire, verdict) = connect_with_will_at(&mut hub, TOPIC, qos);
+        assert_eq!(verdict, Some(0), "{qos:?}");
+        hub.hang_up(wire);
+        assert_eq!(bodies(&mut hub), [b"gone"], "{qos:?}");
+    }
 }
 
 #[test]
