@@ -17,8 +17,9 @@ use std::sync::{Arc, LazyLock};
 use engine::request::{EngineError, Notice, Reply, Request};
 use net_mqtt::{Config, Connect, ConnectCode, Connection, Draft, Event, Inbound, PacketId, Publish, Role};
 use registry::DeviceId;
+use tracing::{debug, info};
 
-use super::presence::{Presence, Told};
+use super::presence::{End, Presence, Told};
 use super::status::{NO_TWIN, NO_TWIN_STATUS};
 use super::{Binding, Closing, Context};
 use bag::{RETAIN_PROPERTY, encode_event};
@@ -210,7 +211,15 @@ impl MqttBinding {
             Told::ReceiverEnded => self.commands = None,
             Told::Over(end) if self.is_resuming => self.refuse(refusal(&end.error()), output),
             // The end of the connection is the protocol's only word for it.
-            Told::Over(_) => self.finish(),
+            Told::Over(end) => {
+                let is_ours = matches!(end, End::Throttled | End::NotStored(_));
+                let (error, peer) = (end.error(), hub.peer);
+                match is_ours {
+                    true => info!(%peer, "connection ended: {error}"),
+                    false => debug!(%peer, "connection ended: {error}"),
+                }
+                self.finish();
+            }
         }
     }
 }
@@ -264,7 +273,10 @@ impl Binding for MqttBinding {
     fn handle_timeout(&mut self, output: &mut Vec<u8>, hub: &mut Context<'_>) {
         if let Some(told) = self.presence.handle_timeout(hub) {
             self.hear(told, output, hub);
-        } else if !self.is_deaf() && self.connection.handle_timeout(hub.now.mono_ms, output).is_err() {
+        } else if !self.is_deaf()
+            && let Err(fault) = self.connection.handle_timeout(hub.now.mono_ms, output)
+        {
+            info!(peer = %hub.peer, "connection ended: {fault}");
             self.finish();
         }
     }
