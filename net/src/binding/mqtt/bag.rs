@@ -6,6 +6,7 @@
 //! not fit its system property (an expiry that is no time) stays, under its own name, an application property.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -25,6 +26,9 @@ pub const WILL_PROPERTY: (&str, &str) = ("iothub-MessageType", "Will");
 
 const APPLICATION_PROPERTIES: u64 = 0x74;
 const DATA: u64 = 0x75;
+
+/// So many names of properties are held against each other; with more of them they are put into a table.
+const NAMES_COMPARED: usize = 16;
 
 /// What JavaScript's `encodeURIComponent` and Python's `quote` leave as it is.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -218,35 +222,73 @@ fn fits(place: Place, value: &str) -> bool {
     }
 }
 
-/// Append the application properties: the device's own, and the marks.
+/// Append the application properties: the device's own, and the marks. Each stands once [AMQP 1.6.23]: the last counts.
 fn encode_own(bag: &str, marks: &[(&str, &str)], out: &mut Vec<u8>) -> Result<(), BagError> {
     let start = out.len();
     encode::descriptor(out, Descriptor::Code(APPLICATION_PROPERTIES));
     let map = encode::begin_map(out);
-    let mut value_count = 0;
+    let (mut names, mut may_repeat, mut count) = ([(0, 0); NAMES_COMPARED], false, 0);
     let mut put = |name: &str, value: &str, out: &mut Vec<u8>| {
+        let at = out.len();
         encode::string(out, name);
+        match names.get_mut(count) {
+            Some(place) => {
+                *place = (at, out.len());
+                may_repeat |= names[..count].iter().any(|&(from, to)| out[from..to] == out[at..]);
+            }
+            None => may_repeat = true,
+        }
         encode::string(out, value);
-        value_count += 2;
+        count += 1;
     };
     for (name, value) in entries(bag) {
-        let (name, value) = (decode(name)?, decode(value)?);
-        match place_of(&name) {
-            Some(Place::Renamed(known)) => put(known, &value, out),
-            Some(Place::Reserved) => {}
-            Some(place) if fits(place, &value) => {}
-            None if is_reserved(&name) => {}
-            _ => put(&name, &value, out),
+        if let Some((name, value)) = own(name, value)? {
+            put(&name, &value, out);
         }
     }
     for (name, value) in marks {
         put(name, value, out);
     }
-    map.end(out, value_count);
-    if value_count == 0 {
+    if count == 0 || may_repeat {
         out.truncate(start);
+    } else {
+        map.end(out, 2 * count as u32);
     }
+    if may_repeat { encode_own_once(bag, marks, out) } else { Ok(()) }
+}
+
+/// The same where a property may stand more than once, or there are many.
+fn encode_own_once(bag: &str, marks: &[(&str, &str)], out: &mut Vec<u8>) -> Result<(), BagError> {
+    let own = entries(bag).filter_map(|(name, value)| own(name, value).transpose());
+    let marks = marks.iter().map(|(name, value)| Ok((Cow::Borrowed(*name), Cow::Borrowed(*value))));
+    let all = own.chain(marks).collect::<Result<Vec<_>, _>>()?;
+    let last: HashMap<&str, usize> =
+        all.iter().enumerate().map(|(index, (name, _))| (&**name, index)).collect();
+    encode::descriptor(out, Descriptor::Code(APPLICATION_PROPERTIES));
+    let map = encode::begin_map(out);
+    for (index, (name, value)) in all.iter().enumerate() {
+        if last[&**name] == index {
+            encode::string(out, name);
+            encode::string(out, value);
+        }
+    }
+    map.end(out, 2 * last.len() as u32);
     Ok(())
+}
+
+/// An application property: its name and value.
+type Own<'a> = (Cow<'a, str>, Cow<'a, str>);
+
+/// The application property, if it is one, that an entry of a bag becomes.
+fn own<'a>(name: &'a str, value: &'a str) -> Result<Option<Own<'a>>, BagError> {
+    let (name, value) = (decode(name)?, decode(value)?);
+    Ok(match place_of(&name) {
+        Some(Place::Renamed(known)) => Some((Cow::Borrowed(known), value)),
+        Some(Place::Reserved) => None,
+        Some(place) if fits(place, &value) => None,
+        None if is_reserved(&name) => None,
+        _ => Some((name, value)),
+    })
 }
 
 /// A moment as clients write it, milliseconds since 1970: ISO 8601, UTC where it does not say, or the number itself.
@@ -386,6 +428,49 @@ mod tests {
             encode::string(&mut expected, value);
         }
         assert_eq!(annotations, expected);
+    }
+
+    /// A map has no equal keys [AMQP 1.6.23].
+    #[test]
+    fn a_property_that_stands_twice_counts_once() {
+        let bag = "a=1&b=1&a=2&$.ctime=old&iothub-creation-time-utc=new&mqtt-retain=no&%61=3\
+                   &$.sub=x&$.ifid=urn:i&dt-subject=y";
+        let read = |bag: &str| {
+            let mut out = Vec::new();
+            let shape = encode_event(bag, b"", &[RETAIN_PROPERTY], &mut out).unwrap();
+            let (annotations, message) = out.split_at(shape.annotations_bytes);
+            let sections = Sections::parse(message).unwrap();
+            let texts = |(name, value): (Value<'_>, Value<'_>)| {
+                (name.as_text().unwrap().to_owned(), value.as_text().unwrap().to_owned())
+            };
+            let own = sections.application_properties.unwrap();
+            let own: Vec<_> = own.iter().map(|entry| texts(entry.unwrap())).collect();
+            (annotations.to_vec(), shape.annotation_value_count, own)
+        };
+        let (annotations, value_count, own) = read(bag);
+        let mut expected = Vec::new();
+        for (name, value) in [("iothub-interface-id", "urn:i"), ("dt-subject", "y")] {
+            encode::symbol(&mut expected, name);
+            encode::string(&mut expected, value);
+        }
+        assert_eq!((annotations, value_count), (expected, 4));
+        let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let expected = [
+            text("b", "1"),
+            text("iothub-creation-time-utc", "new"),
+            text("a", "3"),
+            text("mqtt-retain", "true"),
+        ];
+        assert_eq!(own, expected);
+
+        // As many as a topic holds, by the other way.
+        let many: Vec<String> = (0..10_000).map(|number| format!("{}={number}", number % 100)).collect();
+        let (_, _, own) = read(&many.join("&"));
+        assert_eq!(own.len(), 101);
+        assert_eq!(
+            (&own[0], &own[99], &own[100]),
+            (&text("0", "9900"), &text("99", "9999"), &text("mqtt-retain", "true"))
+        );
     }
 
     #[test]
