@@ -117,23 +117,6 @@ fn a_start_recycles_the_empty_segments_of_the_last_one() {
     }
 }
 
-/// The zeros of a reserve leave the disk to others.
-#[test]
-fn a_paced_allocation_takes_its_time() {
-    const SEGMENT_BYTES: u64 = 24 << 20;
-    let directory = tempfile::tempdir().unwrap();
-    let header = [1; BLOCK_BYTES];
-    let plain = DiskDirectory::open(directory.path(), DiskConfig::default()).unwrap();
-    // A third of it is beyond what goes without a pause: a quarter of a second at this pace.
-    let mut paced = plain.paced(32 << 20);
-    let began = std::time::Instant::now();
-    directory::prepare(&mut paced, SegmentNumber(1), SEGMENT_BYTES, &header).unwrap();
-    let took = began.elapsed();
-    assert!(took >= std::time::Duration::from_millis(245), "{took:?}");
-    let [path] = &files(directory.path())[..] else { panic!("one file") };
-    assert_eq!(std::fs::metadata(path).unwrap().len(), SEGMENT_BYTES);
-}
-
 /// Pauses of some milliseconds between devices cost no buffers; a second without events gives them back.
 #[test]
 fn write_buffers_go_when_the_log_is_idle_and_not_before() {

@@ -27,10 +27,6 @@ use segment_log::storage::{
 use crate::buffer::{DmaBlock, dma_copy_of};
 use crate::helper::{Helpers, Lane};
 
-/// The pace at which the room of a reserve is filled with zeros, bytes per second: more than a core's logs can fill, and less than
-/// a disk takes, so that commits need not wait behind a quarter of a gigabyte.
-const RESERVE_ZEROS_PER_S: u64 = 512 << 20;
-
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
 /// What the disk work of one core has in common.
@@ -195,7 +191,7 @@ impl Inner {
     }
 
     async fn prepare(&self, segment: SegmentNumber, bytes: u64, header: Vec<u8>) -> Result<(), StorageError> {
-        let mut directory = self.directory.paced(RESERVE_ZEROS_PER_S);
+        let mut directory = self.directory.clone();
         let prepare = move || directory::prepare(&mut directory, segment, bytes, &header);
         self.context.helpers.run(Lane::Slow, prepare).await?;
         // Opened ahead of the first write, which somebody waits for; that one says what is wrong, if anything is.

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -21,17 +20,12 @@ use crate::storage::{
 /// Zeros are written this many bytes at a time.
 const ZERO_BYTES: usize = 1 << 20;
 
-/// So many of them without a pause, whatever the pace: a young log fills its small segments faster than a pace would allow.
-const UNPACED_BYTES: u64 = 16 << 20;
-
 /// One directory of the operating system. Clones share the descriptor (and its lock); `Send`, so that a helper thread can
 /// take the slow steps.
 #[derive(Clone, Debug)]
 pub struct DiskDirectory {
     descriptor: Arc<OwnedFd>,
     config: DiskConfig,
-    /// Most zeros that [`Directory::allocate`] writes, bytes per second.
-    zeros_per_s: Option<u64>,
 }
 
 /// An open file of a [`DiskDirectory`].
@@ -60,13 +54,7 @@ impl DiskDirectory {
                 Err(errno) => return Err(failed(Operation::Open, errno)),
             }
         }
-        Ok(DiskDirectory { descriptor: Arc::new(descriptor), config, zeros_per_s: None })
-    }
-
-    /// The same directory for allocations that have time: zeros are written at this pace, bytes per second, and the disk is
-    /// left to the writes that somebody waits for in between.
-    pub fn paced(&self, zeros_per_s: u64) -> Self {
-        Self { zeros_per_s: Some(zeros_per_s), ..self.clone() }
+        Ok(DiskDirectory { descriptor: Arc::new(descriptor), config })
     }
 
     fn open_file(&self, name: &str, flags: OFlags) -> Result<DiskFile, StorageError> {
@@ -240,17 +228,11 @@ impl Directory for DiskDirectory {
             Err(errno) => return Err(failed(Operation::Allocate, errno)),
         }
         let zeros = AlignedBuffer::allocate(ZERO_BYTES);
-        let began = Instant::now();
         let mut position = from;
         while position < to {
             let bytes = ZERO_BYTES.min(usize::try_from(to - position).unwrap_or(ZERO_BYTES));
             file.write(position, &zeros.bytes()[..bytes])?;
             position += bytes as u64;
-            if let Some(zeros_per_s) = self.zeros_per_s {
-                let paced = (position - from).saturating_sub(UNPACED_BYTES);
-                let due = began + Duration::from_secs_f64(paced as f64 / zeros_per_s as f64);
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            }
         }
         Ok(())
     }
