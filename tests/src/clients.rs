@@ -112,6 +112,12 @@ pub fn node(hub: &Hub) -> Option<Command> {
     Some(command)
 }
 
+/// Install the client packages of each language that there is here, where that has not been done.
+pub fn install() {
+    node_packages();
+    python_environment();
+}
+
 fn clients_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }

@@ -3,10 +3,11 @@
 //! The hub's clients insist on port 443, and some tests mount a file system. Where this process may do it, the test runs
 //! here; otherwise the test runs itself again, alone, in a user, network and mount namespace where it may.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
-use crate::skip;
+use crate::{clients, skip};
 
 /// Says to the inner process that it is in its namespace.
 const INSIDE: &str = "COREHUB_TESTS_INSIDE";
@@ -33,12 +34,19 @@ pub fn run<Body: FnOnce()>(needs: Needs, body: Body) {
     let Some(entry) = entries(needs).into_iter().find(|entry| enters(entry)) else {
         return skip("this host gives neither the right nor a user namespace for low ports and mounts");
     };
+    if needs == Needs::LowPorts {
+        // There is no network in there.
+        clients::install();
+    }
     run_again(&entry, test_name::<Body>());
 }
 
 fn low_ports_are_open() -> bool {
-    // An address that no hub of a test uses.
-    TcpListener::bind(("127.255.255.254", 443)).is_ok()
+    // An address that no hub of a test uses; another test may be asking the same question right now.
+    match TcpListener::bind(("127.255.255.254", 443)) {
+        Ok(_) => true,
+        Err(error) => error.kind() == ErrorKind::AddrInUse,
+    }
 }
 
 /// Ways into a namespace, best first. As root a mount namespace alone is enough.
