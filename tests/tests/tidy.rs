@@ -167,9 +167,9 @@ fn no_file_is_too_long() {
 #[test]
 fn nothing_is_left_undone() {
     let sources = sources();
-    for (path, text) in sources.iter().filter(|(path, _)| path != "tests/tests/tidy.rs") {
+    for (path, text) in &sources {
         // The macros that leave something undone are clippy's to refuse.
-        for mark in ["#[ignore", concat!("FIX", "ME"), concat!("XX", "X")] {
+        for mark in [concat!("#[ig", "nore"), concat!("FIX", "ME"), concat!("XX", "X")] {
             assert!(!text.contains(mark), "{path} has {mark}");
         }
     }

@@ -16,6 +16,14 @@ fn hub() -> Hub {
     hub
 }
 
+/// Its device is connected and has subscribed.
+fn subscribed() -> (Hub, usize) {
+    let mut hub = hub();
+    let wire = hub.connect("d", 1);
+    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    (hub, wire)
+}
+
 fn send(hub: &mut Hub, number: u32) {
     let reply = hub.ask(Request::EnqueueCommand(draft(number)));
     assert!(matches!(reply, Reply::Done), "{reply:?}");
@@ -94,9 +102,7 @@ fn a_command_is_locked_until_the_device_has_it() {
 
 #[test]
 fn a_window_bounds_what_is_on_the_way() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     for number in 0..40 {
         send(&mut hub, number);
     }
@@ -129,9 +135,7 @@ fn without_acknowledgements_a_command_is_done_when_it_is_sent() {
 
 #[test]
 fn a_lock_that_ended_brings_the_command_again() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     let first = commands(&mut hub, wire);
     for _ in 0..3 {
@@ -154,9 +158,7 @@ fn a_lock_that_ended_brings_the_command_again() {
 /// [MQTT-3.10.4-2, MQTT-3.10.4-3]
 #[test]
 fn what_is_on_the_way_is_completed_after_an_unsubscription() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     send(&mut hub, 2);
     let seen = commands(&mut hub, wire);
@@ -176,9 +178,7 @@ fn what_is_on_the_way_is_completed_after_an_unsubscription() {
 
 #[test]
 fn a_subscription_is_taken_up_again_while_commands_are_on_the_way() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     let seen = commands(&mut hub, wire);
     unsubscribe(&mut hub, wire);
@@ -195,9 +195,7 @@ fn a_subscription_is_taken_up_again_while_commands_are_on_the_way() {
 /// The engine gives out a command in the moment in which the device no longer wants any.
 #[test]
 fn a_command_that_comes_behind_an_unsubscription_goes_back() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     let seen = commands(&mut hub, wire);
     hub.begin(Request::EnqueueCommand(draft(2)));
@@ -212,9 +210,7 @@ fn a_command_that_comes_behind_an_unsubscription_goes_back() {
 
 #[test]
 fn a_full_journal_keeps_an_ending_receiver() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     let seen = commands(&mut hub, wire);
     unsubscribe(&mut hub, wire);
@@ -226,9 +222,7 @@ fn a_full_journal_keeps_an_ending_receiver() {
 
 #[test]
 fn a_full_engine_forgets_no_settlement() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     for number in 0..5 {
         send(&mut hub, number);
     }
@@ -245,9 +239,7 @@ fn a_full_engine_forgets_no_settlement() {
 
 #[test]
 fn a_full_journal_forgets_no_settlement() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     for number in 0..5 {
         send(&mut hub, number);
     }
@@ -284,9 +276,7 @@ fn a_shard_that_holds_as_many_answers_as_it_may_forgets_no_settlement() {
 
 #[test]
 fn a_journal_that_stays_full_ends_the_connection() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     send(&mut hub, 1);
     let seen = commands(&mut hub, wire);
     hub.refused_count = u32::MAX;
@@ -490,9 +480,7 @@ fn a_kept_subscription_goes_with_its_device() {
 
 #[test]
 fn a_command_that_no_topic_can_carry_goes_back_to_its_sender() {
-    let mut hub = hub();
-    let wire = hub.connect("d", 1);
-    hub.subscribe(wire, &[(FILTER, Qos::AtLeastOnce)]);
+    let (mut hub, wire) = subscribed();
     // Nine bytes of the topic for each three.
     let long = "\u{20ac}".repeat(10 * 1024);
     let message =
