@@ -22,7 +22,7 @@ pub mod event;
 pub mod event_log;
 mod fault;
 mod feedback;
-mod job;
+pub mod job;
 mod journal;
 pub mod limits;
 pub mod local_log;

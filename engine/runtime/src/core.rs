@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use engine::Now;
 use engine::door::Busy;
+use engine::job::Job;
 use engine::placement::partition_core;
 use engine::request::{AppendView, Caller, ConnectionId, CoreId, Notice, PartitionId, Reply, Request};
 use engine::shard::Shard;
@@ -304,18 +305,28 @@ impl Core {
         while let Some(event) = shard.poll_monitor() {
             monitor::log_event(&event);
         }
-        while let Some(job) = shard.poll_job() {
-            let helpers = self.helpers.borrow();
-            let done = helpers.as_ref().expect("they go after the shard").run(Lane::Slow, move || job.run());
-            let core = Rc::clone(self);
-            glommio::spawn_local(async move {
-                let done = done.await;
-                core.with_shard(|shard, now| shard.handle_job_done(done, now));
-                core.ring();
-            })
-            .detach();
+        let jobs: Vec<Job> = std::iter::from_fn(|| shard.poll_job()).collect();
+        let timeout_ms = shard.next_timeout_ms();
+        drop(borrowed);
+        for job in jobs {
+            self.start_job(job);
         }
-        shard.next_timeout_ms()
+        timeout_ms
+    }
+
+    /// Have a job run by a helper thread. glommio begins a task within `spawn_local`, and a quick helper is done by then: the
+    /// shard must not be borrowed.
+    fn start_job(self: &Rc<Self>, job: Job) {
+        debug_assert!(self.shard.try_borrow_mut().is_ok(), "the task takes the shard");
+        let helpers = self.helpers.borrow();
+        let done = helpers.as_ref().expect("they go after the shard").run(Lane::Slow, move || job.run());
+        let core = Rc::clone(self);
+        glommio::spawn_local(async move {
+            let done = done.await;
+            core.with_shard(|shard, now| shard.handle_job_done(done, now));
+            core.ring();
+        })
+        .detach();
     }
 
     fn deliver_reply(&self, source: CoreId, caller: Caller, reply: Reply) {

@@ -209,6 +209,24 @@ fn two_cores_that_flood_each_other_both_go_on() {
     assert!(hub.stop().clean);
 }
 
+/// A helper may be done before the core has begun to wait for it.
+#[test]
+fn snapshots_are_made_while_the_shard_works_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let hub = Hub::start_with(directory.path(), 1, 1, |config| config.shard.snapshot_due_bytes = 1);
+    hub.on(0, async |client| {
+        for number in 0..300 {
+            client.create_device(&format!("device-{number}")).await;
+        }
+    });
+    let report = hub.stop();
+    assert!(report.clean, "{report:?}");
+    assert!(
+        directory.path().join("partitions/0000/journal/registry.snapshot").exists(),
+        "no snapshot was made"
+    );
+}
+
 #[test]
 fn a_connection_that_goes_takes_its_sessions_along() {
     let directory = tempfile::tempdir().expect("a directory");
