@@ -157,11 +157,12 @@ impl<B: Buffer> Log<B> {
     }
 
     fn plan_removal(&mut self) {
-        // One at a time and the oldest first, so that a crash leaves no gap.
+        // One at a time and the oldest first, so that a crash leaves no gap. Behind a preparation: what that one recycles makes
+        // room for this one to be kept, and freeing a file's extents can hold up a disk for long.
         let Some(removal) = self.removals.front().copied() else { return };
         let segment = removal.segment;
         let busy = self.asked.iter().any(|(_, asked)| match asked {
-            Asked::Remove(_) => true,
+            Asked::Remove(_) | Asked::Prepare(_) => true,
             Asked::Index(loading) => *loading == segment,
             _ => false,
         });

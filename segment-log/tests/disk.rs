@@ -227,6 +227,63 @@ fn a_mapped_slice_survives_removal_and_is_not_recycled_under_its_reader() {
 }
 
 #[test]
+fn of_retired_files_the_largest_waits_for_the_next_segment() {
+    use std::os::unix::fs::MetadataExt;
+    let path = tempfile::tempdir().unwrap();
+    let mut storage = DiskDirectory::open(path.path(), DiskConfig::default()).unwrap();
+    let header = AlignedBuffer::allocate(BLOCK_BYTES);
+    let [small, large, next] = [1, 2, 3].map(SegmentNumber);
+    let (small_bytes, large_bytes) = (8 * BLOCK_BYTES as u64, 16 * BLOCK_BYTES as u64);
+    directory::prepare(&mut storage, small, small_bytes, header.bytes()).unwrap();
+    directory::prepare(&mut storage, large, large_bytes, header.bytes()).unwrap();
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let kept = inode(&path.path().join(large.file_name()));
+    directory::remove(&mut storage, small, true).unwrap();
+    directory::remove(&mut storage, large, true).unwrap();
+    let left = files(path.path());
+    assert_eq!(left.iter().map(|path| inode(path)).collect::<Vec<_>>(), [kept], "{left:?}");
+    directory::prepare(&mut storage, next, large_bytes, header.bytes()).unwrap();
+    assert_eq!(files(path.path()), [path.path().join(next.file_name())]);
+    assert_eq!(inode(&path.path().join(next.file_name())), kept);
+    directory::prepare(&mut storage, large, large_bytes, header.bytes()).unwrap();
+    directory::remove(&mut storage, large, true).unwrap();
+    directory::prepare(&mut storage, small, small_bytes, header.bytes()).unwrap();
+    assert_eq!(std::fs::metadata(path.path().join(small.file_name())).unwrap().len(), small_bytes);
+}
+
+/// What the preparation recycles has left its place by then, and the retired file takes it.
+#[test]
+fn a_segment_is_retired_behind_a_preparation_that_is_under_way() {
+    let path = tempfile::tempdir().unwrap();
+    let mut storage = DiskStorage::open(path.path(), DiskConfig::default()).unwrap();
+    let (mut log, _) = Log::open(&mut storage, tiny(), Now::default(), 1).unwrap();
+    let mut model = Model::default();
+    let mut prepared_count = 0;
+    let mut held = None;
+    // The third is asked for when the first segment is full.
+    while held.is_none() {
+        let _ = model.append(&mut log, &[4000, 4000], 0);
+        while let Some(action) = log.poll_action() {
+            prepared_count += u32::from(matches!(action, LogAction::Prepare { .. }));
+            match action {
+                LogAction::Prepare { .. } if prepared_count == 3 => held = Some(action),
+                action => storage.submit(action),
+            }
+            while let Some(done) = storage.poll_done() {
+                log.handle_done(done);
+            }
+        }
+    }
+    log.remove_before(log.committed());
+    assert!(log.first() > Offset(0), "the first segment goes");
+    assert!(log.poll_action().is_none(), "not beside the preparation");
+    storage.submit(held.expect("it is held"));
+    let done = storage.poll_done().expect("it is done where it is submitted");
+    log.handle_done(done);
+    assert!(matches!(log.poll_action(), Some(LogAction::Remove { .. })));
+}
+
+#[test]
 fn errors_name_what_failed() {
     let directory = tempfile::tempdir().unwrap();
     let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();

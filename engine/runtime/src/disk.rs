@@ -29,6 +29,10 @@ use crate::helper::{Helpers, Lane};
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
+/// How long a segment that goes waits for readers that still have it mapped.
+const UNMAP_WAIT: Duration = Duration::from_secs(1);
+const UNMAP_POLL: Duration = Duration::from_millis(20);
+
 /// What the disk work of one core has in common.
 #[derive(Clone)]
 pub(crate) struct DiskContext {
@@ -175,11 +179,7 @@ impl Inner {
             }
             LogAction::Remove { segment, .. } => {
                 self.close(segment).await;
-                let entry = self.maps.borrow_mut().remove(&segment).unwrap_or_default();
-                let recyclable = entry.loading_count == 0 && entry.map.strong_count() == 0;
-                let mut directory = self.directory.clone();
-                let remove = move || directory::remove(&mut directory, segment, recyclable);
-                self.context.helpers.run(Lane::Quick, remove).await?;
+                self.remove(segment).await?;
             }
             LogAction::Replace { name, bytes, .. } => {
                 let mut directory = self.directory.clone();
@@ -193,7 +193,7 @@ impl Inner {
     async fn prepare(&self, segment: SegmentNumber, bytes: u64, header: Vec<u8>) -> Result<(), StorageError> {
         let mut directory = self.directory.clone();
         let prepare = move || directory::prepare(&mut directory, segment, bytes, &header);
-        self.context.helpers.run(Lane::Slow, prepare).await?;
+        self.context.helpers.run(Lane::Fill, prepare).await?;
         // Opened ahead of the first write, which somebody waits for; that one says what is wrong, if anything is.
         let _ = self.handle(segment).await;
         Ok(())
@@ -297,6 +297,21 @@ impl Inner {
                 self.context.helpers.run(Lane::Quick, sync).await
             }
         }
+    }
+
+    /// Retire a segment, after its last readers where they are quick. A file that they still map cannot be recycled.
+    async fn remove(&self, segment: SegmentNumber) -> Result<(), StorageError> {
+        let is_mapped = |entry: &MapEntry| entry.loading_count > 0 || entry.map.strong_count() > 0;
+        let mut waited = Duration::ZERO;
+        while waited < UNMAP_WAIT && self.maps.borrow().get(&segment).is_some_and(is_mapped) {
+            glommio::timer::sleep(UNMAP_POLL).await;
+            waited += UNMAP_POLL;
+        }
+        let entry = self.maps.borrow_mut().remove(&segment).unwrap_or_default();
+        let recyclable = !is_mapped(&entry);
+        let mut directory = self.directory.clone();
+        let remove = move || directory::remove(&mut directory, segment, recyclable);
+        self.context.helpers.run(Lane::Quick, remove).await
     }
 
     /// Map the segment once, and bring the range into memory.

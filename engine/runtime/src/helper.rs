@@ -1,6 +1,7 @@
 //! Threads for work that can sleep: making, sealing and mapping segment files, snapshots.
 //!
-//! There are two lanes, so that a segment of 256 MiB being filled with zeros never holds up a reader that waits for a map.
+//! There are three lanes, so that a segment of 256 MiB being filled with zeros never holds up a reader that waits for a map,
+//! nor a snapshot the next segment.
 //! glommio's own thread is not used for this: it is one per core, and pinned to that core.
 
 use std::future::Future;
@@ -18,8 +19,10 @@ use crate::fatal::FatalOnPanic;
 pub(crate) enum Lane {
     /// Milliseconds, and somebody waits: maps, reads, seals, removals.
     Quick,
-    /// As long as it takes: new segments, snapshots.
+    /// As long as it takes: snapshots.
     Slow,
+    /// New segments, one after the other: a disk that is filled from two sides at once keeps every commit waiting.
+    Fill,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -29,13 +32,14 @@ type Work = Box<dyn FnOnce() + Send>;
 pub(crate) struct Helpers {
     quick: Sender<Work>,
     slow: Sender<Work>,
+    fill: Sender<Work>,
 }
 
 /// The threads themselves.
 pub(crate) struct HelperThreads(Vec<JoinHandle<()>>);
 
 impl Helpers {
-    /// Start `thread_count` threads for each lane.
+    /// Start `thread_count` threads for each lane, and one for [`Lane::Fill`].
     ///
     /// # Errors
     ///
@@ -44,7 +48,8 @@ impl Helpers {
         let mut threads = Vec::new();
         let quick = start_lane("quick", thread_count, &mut threads)?;
         let slow = start_lane("slow", thread_count, &mut threads)?;
-        Ok((Self { quick, slow }, HelperThreads(threads)))
+        let fill = start_lane("fill", 1, &mut threads)?;
+        Ok((Self { quick, slow, fill }, HelperThreads(threads)))
     }
 
     /// Have `work` done by a thread of `lane`, beginning now, whether the answer is awaited or not. A panic in it ends the
@@ -69,6 +74,7 @@ impl Helpers {
         let sender = match lane {
             Lane::Quick => &self.quick,
             Lane::Slow => &self.slow,
+            Lane::Fill => &self.fill,
         };
         sender.send(work).expect("a lane's threads live as long as its senders");
         answer

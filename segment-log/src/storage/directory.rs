@@ -67,7 +67,7 @@ pub fn clean<D: Directory>(directory: &mut D) -> Result<(), StorageError> {
 /// Make a segment's file: recycle or create, allocate, write the header, sync, rename, sync the directory.
 ///
 /// The name appears only when header and extents are durable. A recycled file keeps its old bytes behind the header: they
-/// belong to another epoch and never validate.
+/// belong to another epoch and never validate. It leaves its place at once: the next one to retire may have it.
 ///
 /// Errors: any; nothing is left behind that the next try or start does not remove. `NoSpace` is the usual one.
 pub fn prepare<D: Directory>(
@@ -77,13 +77,13 @@ pub fn prepare<D: Directory>(
     header: &[u8],
 ) -> Result<(), StorageError> {
     let free = directory.names()?.into_iter().find(|(name, _)| name.ends_with(".free"));
-    let temporary = match &free {
-        Some((name, _)) => name.clone(),
-        None => format!("{segment}.preparing"),
-    };
+    let temporary = format!("{segment}.preparing");
     let made = (|| {
-        let (file, from) = match &free {
-            Some((name, free_bytes)) => (directory.open(name)?, *free_bytes),
+        let (file, from) = match free {
+            Some((name, free_bytes)) => {
+                directory.rename(&name, &temporary)?;
+                (directory.open(&temporary)?, free_bytes)
+            }
             None => (directory.create(&temporary)?, 0),
         };
         if from > bytes {
@@ -127,8 +127,8 @@ pub fn seal<D: Directory>(
     Ok(())
 }
 
-/// Retire a segment: keep its file for recycling where `recyclable` (nobody maps it) and there is need, or unlink it; sync
-/// the directory. A segment that is already gone is a success.
+/// Retire a segment: keep its file for recycling where `recyclable` (nobody maps it), or unlink it; sync the directory. Of
+/// more than [`FREE_FILES_MAX`] the largest stay: they need the fewest zeros. A segment that is already gone is a success.
 pub fn remove<D: Directory>(
     directory: &mut D,
     segment: SegmentNumber,
@@ -136,13 +136,17 @@ pub fn remove<D: Directory>(
 ) -> Result<(), StorageError> {
     let name = segment.file_name();
     let names = directory.names()?;
-    if !names.iter().any(|(there, _)| *there == name) {
+    let Some((_, bytes)) = names.iter().find(|(there, _)| *there == name) else {
         return directory.sync_names();
-    }
-    let free_count = names.iter().filter(|(name, _)| name.ends_with(".free")).count();
-    if !recyclable || free_count >= FREE_FILES_MAX {
+    };
+    let free = || names.iter().filter(|(name, _)| name.ends_with(".free"));
+    let smallest = free().min_by_key(|(_, bytes)| bytes).filter(|_| free().count() >= FREE_FILES_MAX);
+    if !recyclable || smallest.is_some_and(|(_, there)| there >= bytes) {
         directory.unlink(&name)?;
         return directory.sync_names();
+    }
+    if let Some((smaller, _)) = smallest {
+        directory.unlink(smaller)?;
     }
     let free = format!("{segment}.free");
     directory.rename(&name, &free)?;

@@ -155,8 +155,21 @@ async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
     assert!(first.bytes()[0] == 0xaa, "its bytes stay");
     drop((first, second));
 
-    // Without one it is, and the next segment is made of it.
+    // Once the last one has gone it is, and the next segment is made of it.
     done(&mut storage, prepare(SEGMENT, SEGMENT_BYTES)).await.expect("room");
+    let seal = LogAction::Seal {
+        id: ActionId(8),
+        segment: SEGMENT,
+        file_bytes: SEGMENT_BYTES,
+        footer: block(0xff, BLOCK_BYTES),
+    };
+    done(&mut storage, seal).await.expect("sealed");
+    let read = loaded(done(&mut storage, load(0, BLOCK_BYTES, true)).await);
+    glommio::spawn_local(async move {
+        glommio::timer::sleep(Duration::from_millis(50)).await;
+        drop(read);
+    })
+    .detach();
     done(&mut storage, remove()).await.expect("removed");
     assert!(free.exists());
     done(&mut storage, prepare(SegmentNumber(8), 2 * SEGMENT_BYTES)).await.expect("room");

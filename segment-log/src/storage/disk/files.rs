@@ -18,7 +18,7 @@ use crate::storage::{
 };
 
 /// Zeros are written this many bytes at a time.
-const ZERO_BYTES: usize = 1 << 20;
+const ZERO_BYTES: usize = 256 << 10;
 
 /// One directory of the operating system. Clones share the descriptor (and its lock); `Send`, so that a helper thread can
 /// take the slow steps.
