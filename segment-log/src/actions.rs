@@ -79,6 +79,8 @@ impl<B: Buffer> Log<B> {
         let Some(frozen) = self.writer.freeze() else { return };
         // The commit says so of itself, and recovery believes it.
         assert_eq!(frozen.first, self.committed, "everything before a commit is durable when it goes out");
+        // A commit of one write is durable with it. Two go out side by side, and are worth one sync.
+        let durable = frozen.writes.len() == 1;
         let mut writes = Vec::with_capacity(frozen.writes.len());
         for write in frozen.writes {
             let id = self.ask(Asked::CommitWrite);
@@ -89,13 +91,14 @@ impl<B: Buffer> Log<B> {
                 position: write.position,
                 buffer: write.buffer,
                 bytes: write.bytes,
+                durable,
             });
         }
         if let Some(window) = frozen.window {
             self.tail.push(window);
         }
         let (segment, end, placed) = (frozen.segment, frozen.end, frozen.placed);
-        self.writer.in_flight = Some(InFlight { segment, end, placed, writes, sync: None });
+        self.writer.in_flight = Some(InFlight { segment, end, placed, writes, durable });
     }
 
     fn plan_prepare(&mut self) {
@@ -233,20 +236,26 @@ impl<B: Buffer> Log<B> {
         }
         let Some(commit) = &mut self.writer.in_flight else { return };
         commit.writes.retain(|write| *write != id);
-        if commit.writes.is_empty() {
-            let segment = commit.segment;
-            let id = self.ask(Asked::CommitSync);
-            if let Some(commit) = &mut self.writer.in_flight {
-                commit.sync = Some(id);
-            }
-            self.actions.push_back(LogAction::Sync { id, segment });
+        let (segment, durable) = (commit.segment, commit.durable);
+        if !commit.writes.is_empty() {
+            return;
         }
+        if durable {
+            return self.commit_done();
+        }
+        let id = self.ask(Asked::CommitSync);
+        self.actions.push_back(LogAction::Sync { id, segment });
     }
 
     fn sync_done(&mut self, result: Result<(), StorageError>) {
         if let Err(error) = result {
             return self.latch(error);
         }
+        self.commit_done();
+    }
+
+    /// The commit on its way is durable.
+    fn commit_done(&mut self) {
         let Some(commit) = self.writer.in_flight.take() else { return };
         if let Some(segment) = self.segment_mut(commit.segment) {
             segment.placed = commit.placed;

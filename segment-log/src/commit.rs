@@ -225,7 +225,8 @@ pub(crate) struct InFlight {
     pub(crate) placed: u64,
     /// Writes that were not answered yet.
     pub(crate) writes: Vec<ActionId>,
-    pub(crate) sync: Option<ActionId>,
+    /// They are durable when they are answered.
+    pub(crate) durable: bool,
 }
 
 /// The write side of a log: one buffer that fills, at most one full one that waits, at most one commit on its way.

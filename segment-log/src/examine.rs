@@ -219,7 +219,7 @@ impl<'a, S: Storage> Examination<'a, S> {
             let mut buffer = S::Buffer::allocate(BLOCK_BYTES);
             buffer.bytes_mut().copy_from_slice(&block);
             let (buffer, bytes) = (Rc::new(buffer), BLOCK_BYTES);
-            actions.push(LogAction::Write { id, segment: number, position, buffer, bytes });
+            actions.push(LogAction::Write { id, segment: number, position, buffer, bytes, durable: false });
         }
         // All that the footer speaks of is durable before there is one: in a file that is not shortened, the footer alone may
         // survive a power cut, and it is believed.

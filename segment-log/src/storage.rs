@@ -96,6 +96,8 @@ pub enum LogAction<B> {
         buffer: Rc<B>,
         /// How many, a multiple of [`BLOCK_BYTES`].
         bytes: usize,
+        /// Answered only once these bytes are durable: no [`LogAction::Sync`] follows.
+        durable: bool,
     },
     /// Make every answered write of the segment durable (`fdatasync`). Answered only after it returned. Never retried.
     Sync {
@@ -168,8 +170,8 @@ impl<B> fmt::Debug for LogAction<B> {
             LogAction::Prepare { id, segment, bytes, .. } => {
                 write!(formatter, "Prepare({id:?}, {segment}, {bytes} bytes)")
             }
-            LogAction::Write { id, segment, position, bytes, .. } => {
-                write!(formatter, "Write({id:?}, {segment}, {bytes} bytes at {position})")
+            LogAction::Write { id, segment, position, bytes, durable, .. } => {
+                write!(formatter, "Write({id:?}, {segment}, {bytes} bytes at {position}, durable: {durable})")
             }
             LogAction::Sync { id, segment } => write!(formatter, "Sync({id:?}, {segment})"),
             LogAction::Seal { id, segment, file_bytes, .. } => {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use segment_log::storage::directory::{self, Directory};
 use segment_log::storage::disk::{
@@ -64,9 +65,36 @@ struct Inner {
 #[derive(Clone)]
 enum SegmentHandle {
     /// Over the rings: O_DIRECT, or tmpfs, where glommio leaves that flag away.
-    Ring(Rc<DmaFile>),
+    Ring(RingFile),
     /// A file system without direct I/O: through the page cache, on a helper thread.
     Helper(Arc<Mutex<DiskFile>>),
+}
+
+/// A segment's file, opened twice.
+#[derive(Clone)]
+struct RingFile {
+    /// For reads, and for writes that a sync makes durable.
+    plain: Rc<DmaFile>,
+    /// O_DSYNC: what is written through it is durable when it is answered, with one trip to the ring and one to a kernel
+    /// thread less than a write and a sync.
+    durable: Rc<DmaFile>,
+}
+
+impl RingFile {
+    async fn open(path: &Path) -> Result<Self, GlommioError<()>> {
+        let open = async |flags: OFlags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).custom_flags(flags.bits().cast_signed());
+            options.dma_open(path).await.map(Rc::new)
+        };
+        Ok(Self { plain: open(OFlags::empty()).await?, durable: open(OFlags::DSYNC).await? })
+    }
+
+    async fn close(self) {
+        // All writes were durable when they were answered: what closing could tell is known.
+        let _ = self.plain.close_rc().await;
+        let _ = self.durable.close_rc().await;
+    }
 }
 
 #[derive(Default)]
@@ -155,14 +183,15 @@ impl Inner {
             LogAction::Prepare { segment, bytes, header, .. } => {
                 self.prepare(segment, bytes, header.bytes().to_vec()).await?;
             }
-            LogAction::Write { segment, position, buffer, bytes, .. } => {
-                self.write(segment, position, &buffer, bytes).await?;
+            LogAction::Write { segment, position, buffer, bytes, durable, .. } => {
+                self.write(segment, position, &buffer, bytes, durable).await?;
+                if durable {
+                    self.delay_sync().await;
+                }
             }
             LogAction::Sync { segment, .. } => {
                 self.sync(segment).await?;
-                if !self.context.sync_delay.is_zero() {
-                    glommio::timer::sleep(self.context.sync_delay).await;
-                }
+                self.delay_sync().await;
             }
             LogAction::Seal { segment, file_bytes, footer, .. } => {
                 self.close(segment).await;
@@ -205,8 +234,8 @@ impl Inner {
             return Ok(handle.clone());
         }
         let path = self.path.join(segment.file_name());
-        let handle = match OpenOptions::new().read(true).write(true).dma_open(&path).await {
-            Ok(file) => SegmentHandle::Ring(Rc::new(file)),
+        let handle = match RingFile::open(&path).await {
+            Ok(file) => SegmentHandle::Ring(file),
             Err(error) if refuses_direct(&error) => self.helper_handle(segment).await?,
             Err(error) => return Err(failed(Operation::Open, &error)),
         };
@@ -224,8 +253,7 @@ impl Inner {
     async fn close(&self, segment: SegmentNumber) {
         let handle = self.files.borrow_mut().remove(&segment);
         if let Some(SegmentHandle::Ring(file)) = handle {
-            // All writes are synced: what closing could tell is known.
-            let _ = file.close_rc().await;
+            file.close().await;
         }
     }
 
@@ -235,10 +263,14 @@ impl Inner {
         position: u64,
         buffer: &DmaBlock,
         bytes: usize,
+        durable: bool,
     ) -> Result<(), StorageError> {
         let file = match self.handle(segment).await? {
-            SegmentHandle::Ring(file) => file,
-            SegmentHandle::Helper(file) => return self.write_by_helper(file, position, buffer, bytes).await,
+            SegmentHandle::Ring(file) if durable => file.durable,
+            SegmentHandle::Ring(file) => file.plain,
+            SegmentHandle::Helper(file) => {
+                return self.write_by_helper(file, position, buffer, bytes, durable).await;
+            }
         };
         let mut course = Transfer::new(bytes, BLOCK_BYTES);
         while !course.is_over() {
@@ -258,7 +290,7 @@ impl Inner {
                     let handle = self.helper_handle(segment).await?;
                     self.files.borrow_mut().insert(segment, handle.clone());
                     let SegmentHandle::Helper(file) = handle else { unreachable!("it was just made") };
-                    return self.write_by_helper(file, position, buffer, bytes).await;
+                    return self.write_by_helper(file, position, buffer, bytes, durable).await;
                 }
                 Err(errno) => return Err(StorageError::from_io(Operation::Write, &errno.into())),
             }
@@ -275,12 +307,14 @@ impl Inner {
         position: u64,
         buffer: &DmaBlock,
         bytes: usize,
+        durable: bool,
     ) -> Result<(), StorageError> {
         let mut directory = self.directory.clone();
         let copy = AlignedBuffer::copy_of(&buffer.bytes()[..bytes]);
         let write = move || {
             let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            directory.write(&file, position, copy.bytes())
+            directory.write(&file, position, copy.bytes())?;
+            if durable { directory.sync(&file) } else { Ok(()) }
         };
         self.context.helpers.run(Lane::Quick, write).await
     }
@@ -289,13 +323,19 @@ impl Inner {
         match self.handle(segment).await? {
             SegmentHandle::Ring(file) => {
                 // Not asked again, not even when interrupted: the kernel may have dropped the pages that did not reach the disk.
-                file.fdatasync().await.map_err(|error| failed(Operation::Sync, &error))
+                file.plain.fdatasync().await.map_err(|error| failed(Operation::Sync, &error))
             }
             SegmentHandle::Helper(file) => {
                 let mut directory = self.directory.clone();
                 let sync = move || directory.sync(&file.lock().unwrap_or_else(PoisonError::into_inner));
                 self.context.helpers.run(Lane::Quick, sync).await
             }
+        }
+    }
+
+    async fn delay_sync(&self) {
+        if !self.context.sync_delay.is_zero() {
+            glommio::timer::sleep(self.context.sync_delay).await;
         }
     }
 
@@ -360,7 +400,7 @@ impl Inner {
         bytes: usize,
     ) -> Result<Window<DmaBlock>, StorageError> {
         if let SegmentHandle::Ring(file) = self.handle(segment).await? {
-            match file.read_at_aligned(position, bytes).await {
+            match file.plain.read_at_aligned(position, bytes).await {
                 Ok(read) => {
                     let filled = read.len().min(bytes);
                     return Ok(Window::Buffer(Rc::new(DmaBlock::from_read(read)), 0..filled));
@@ -390,8 +430,8 @@ fn blocking(action: LogAction<DmaBlock>) -> LogAction<AlignedBuffer> {
         LogAction::Prepare { id, segment, bytes, header } => {
             LogAction::Prepare { id, segment, bytes, header: copy(&header) }
         }
-        LogAction::Write { id, segment, position, buffer, bytes } => {
-            LogAction::Write { id, segment, position, buffer: copy(&buffer), bytes }
+        LogAction::Write { id, segment, position, buffer, bytes, durable } => {
+            LogAction::Write { id, segment, position, buffer: copy(&buffer), bytes, durable }
         }
         LogAction::Sync { id, segment } => LogAction::Sync { id, segment },
         LogAction::Seal { id, segment, file_bytes, footer } => {

@@ -234,8 +234,12 @@ impl Storage for DiskStorage {
             LogAction::Prepare { segment, bytes, header, .. } => {
                 directory::prepare(&mut self.directory, segment, bytes, header.bytes())?;
             }
-            LogAction::Write { segment, position, buffer, bytes, .. } => {
-                self.file(segment)?.write(position, &buffer.bytes()[..bytes])?;
+            LogAction::Write { segment, position, buffer, bytes, durable, .. } => {
+                let file = self.file(segment)?;
+                file.write(position, &buffer.bytes()[..bytes])?;
+                if durable {
+                    file.sync()?;
+                }
             }
             LogAction::Sync { segment, .. } => self.file(segment)?.sync()?,
             LogAction::Seal { segment, file_bytes, footer, .. } => {

@@ -334,12 +334,15 @@ impl Storage for SimStorage {
             LogAction::Prepare { segment, bytes, header, .. } => {
                 steps::prepare(&mut names, segment, bytes, header.bytes())?;
             }
-            LogAction::Write { segment, position, buffer, bytes, .. } => {
+            LogAction::Write { segment, position, buffer, bytes, durable, .. } => {
                 let file = names.open(&segment.file_name())?;
                 let end = position + bytes as u64;
                 let length = names.bytes(&file)?.next_multiple_of(BLOCK_BYTES as u64);
                 assert!(end <= length, "a segment is written within its prepared length");
                 names.write(&file, position, &buffer.bytes()[..bytes])?;
+                if durable {
+                    names.sync(&file)?;
+                }
             }
             LogAction::Sync { segment, .. } => {
                 let file = names.open(&segment.file_name())?;

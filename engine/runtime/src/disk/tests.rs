@@ -58,8 +58,17 @@ fn prepare(segment: SegmentNumber, bytes: u64) -> LogAction<DmaBlock> {
 }
 
 fn write(position: u64, byte: u8, buffer_blocks: usize, blocks: usize) -> LogAction<DmaBlock> {
+    // Both kinds of writes end up at the same place.
+    let durable = byte.is_multiple_of(2);
     let buffer = block(byte, buffer_blocks * BLOCK_BYTES);
-    LogAction::Write { id: ActionId(2), segment: SEGMENT, position, buffer, bytes: blocks * BLOCK_BYTES }
+    LogAction::Write {
+        id: ActionId(2),
+        segment: SEGMENT,
+        position,
+        buffer,
+        bytes: blocks * BLOCK_BYTES,
+        durable,
+    }
 }
 
 fn load(position: u64, bytes: usize, sealed: bool) -> LogAction<DmaBlock> {
@@ -73,14 +82,18 @@ fn loaded(done: Done) -> Window<DmaBlock> {
     }
 }
 
-/// The segment's file as the core has it open: whether the kernel goes around the page cache.
-async fn is_direct(storage: &DmaStorage) -> bool {
+/// The flags that the kernel has the segment's file open with, for writes that a sync follows and for durable ones.
+async fn open_flags(storage: &DmaStorage) -> [OFlags; 2] {
     use std::os::fd::AsRawFd;
-    let SegmentHandle::Ring(file) = storage.0.handle(SEGMENT).await.expect("a file") else { return false };
-    let info =
-        std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).expect("an open file");
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags").trim();
-    i32::from_str_radix(flags, 8).expect("an octal number") & 0o40000 != 0
+    let SegmentHandle::Ring(file) = storage.0.handle(SEGMENT).await.expect("a file") else {
+        panic!("it is not open over the rings")
+    };
+    [&file.plain, &file.durable].map(|file| {
+        let info =
+            std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).expect("an open file");
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("its flags").trim();
+        OFlags::from_bits_retain(u32::from_str_radix(flags, 8).expect("an octal number"))
+    })
 }
 
 fn is_tmpfs(directory: &Path) -> bool {
@@ -98,6 +111,9 @@ fn a_sync_is_delayed_where_that_is_measured() {
         let began = std::time::Instant::now();
         done(&mut storage, LogAction::Sync { id: ActionId(4), segment: SEGMENT }).await.expect("synced");
         assert!(began.elapsed() >= delay);
+        let began = std::time::Instant::now();
+        done(&mut storage, write(BLOCK_BYTES as u64, 2, 1, 1)).await.expect("durable");
+        assert!(began.elapsed() >= delay);
         drop(storage);
         threads.join();
     });
@@ -108,7 +124,9 @@ async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
     done(&mut storage, prepare(SEGMENT, SEGMENT_BYTES)).await.expect("room");
     let path = directory.join(SEGMENT.file_name());
     assert_eq!(std::fs::metadata(&path).expect("a file").len(), SEGMENT_BYTES);
-    assert_eq!(is_direct(&storage).await, !is_tmpfs(directory));
+    let [plain, durable] = open_flags(&storage).await;
+    assert_eq!([plain, durable].map(|flags| flags.contains(OFlags::DIRECT)), [!is_tmpfs(directory); 2]);
+    assert_eq!([plain, durable].map(|flags| flags.contains(OFlags::DSYNC)), [false, true]);
     if by_helper {
         storage.0.close(SEGMENT).await;
         let handle = storage.0.helper_handle(SEGMENT).await.expect("a file");
