@@ -43,6 +43,8 @@ class Row:
 
 
 GATEWAY = ("gateway", "--closed")
+# Warmed up until retention removes as much as comes: segments are recycled from then on.
+RETAINED = ("--hub-arg=--retention-bytes=4GiB", "--may-expire", "--warm-up", "20")
 MQTT_GATEWAY = ("telemetry", "--closed", "--protocol", "mqtt", "--connections", "4", "--in-flight", "2048")
 MANY = ("telemetry", "--closed", "--connections", "10000")
 CPU_EACH = {"figure": ("serverCpuNanosecondsEach",), "unit": "ns of the hub's CPU each"}
@@ -53,6 +55,7 @@ PASS = {"figure": ("passes", "-1", "bytesPerS"), "divisor": 1e9, "unit": "GB/s o
 
 ROWS = {
     "gateway-tls": Row("gateway ingest, AMQP, TLS 1.3", "1.0 M", GATEWAY),
+    "gateway-retained": Row("the same with retention active", "1.0 M", (*GATEWAY, *RETAINED)),
     "gateway-flush-1": Row("the same, each sync 1 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=1")),
     "gateway-flush-5": Row("the same, each sync 5 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=5")),
     "gateway-plain": Row("gateway ingest, AMQP, in the clear", "20 % of the ceiling", (*GATEWAY, "--plain")),
@@ -63,6 +66,12 @@ ROWS = {
         "acknowledgement at 300 000 events/s, p99",
         "4 x the p99 of one commit",
         ("gateway", "--rate", "300000"),
+        **P99,
+    ),
+    "latency-retained": Row(
+        "the same with retention active",
+        "4 x the p99 of one commit",
+        ("gateway", "--rate", "300000", "--hub-arg=--retention-bytes=1GiB", "--may-expire", "--warm-up", "30"),
         **P99,
     ),
     "ingest-alone": Row("acknowledgement at 100 000 events/s, p99", "", ("gateway", "--rate", "100000"), **P99),

@@ -136,6 +136,9 @@ pub struct Arguments {
     /// Do not read back what was acknowledged. The report says so: such a run shows nothing of durability.
     #[arg(long, help_heading = "Course")]
     pub unverified: bool,
+    /// The hub's retention may take the oldest events before they are read back; the report says how many it took.
+    #[arg(long, help_heading = "Course")]
+    pub may_expire: bool,
 
     /// Draw throughput and latency percentiles by time.
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]

@@ -60,7 +60,9 @@ impl<'a> Course<'a> {
         // Runs of the same seed at other times must be told apart as well.
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?;
         let run = mix(now.as_nanos() as u64 ^ u64::from(std::process::id())) as u32;
-        let found = Found { ledger: Ledger::new(run, device_count), ..Found::default() };
+        let mut ledger = Ledger::new(run, device_count);
+        ledger.may_expire = arguments.may_expire;
+        let found = Found { ledger, ..Found::default() };
         Ok(Self { arguments, shape, target, run, found })
     }
 
@@ -291,6 +293,7 @@ impl<'a> Course<'a> {
             seconds: *elapsed_s,
             bytes_per_s: bytes as f64 / elapsed_s,
             foreign_count: ledger.foreign_count,
+            expired_count: ledger.expired_count,
         })
     }
 

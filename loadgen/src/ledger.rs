@@ -69,13 +69,17 @@ pub struct Ledger {
     read: Vec<u64>,
     /// Events of other runs that a reader has got.
     pub foreign_count: u64,
+    /// The server's retention may have taken the oldest events of a device.
+    pub may_expire: bool,
+    /// Events that it took.
+    pub expired_count: u64,
 }
 
 impl Ledger {
     /// For so many devices.
     pub fn new(run: u32, device_count: u32) -> Self {
         let none = vec![0; device_count as usize];
-        Self { run, acknowledged: none.clone(), read: none, foreign_count: 0 }
+        Self { run, acknowledged: none.clone(), read: none, ..Self::default() }
     }
 
     /// Devices that it knows.
@@ -111,6 +115,10 @@ impl Ledger {
         let count = self.read.get_mut(device as usize).ok_or_else(|| {
             format!("event {number} of device {device} was read, but there is no such device")
         })?;
+        if self.may_expire && *count == 0 {
+            self.expired_count += number;
+            *count = number;
+        }
         if *count != number {
             return Err(format!("event {number} of device {device} was read where {count} was expected"));
         }
@@ -127,11 +135,13 @@ impl Ledger {
         add(&mut self.acknowledged, &other.acknowledged);
         add(&mut self.read, &other.read);
         self.foreign_count += other.foreign_count;
+        self.expired_count += other.expired_count;
     }
 
     /// Forget what was read: the next reader begins from the oldest again.
     pub fn forget_read(&mut self) {
         self.read.fill(0);
+        self.expired_count = 0;
     }
 
     /// All acknowledged events.
@@ -141,7 +151,12 @@ impl Ledger {
 
     /// All events read back.
     pub fn read_count(&self) -> u64 {
-        self.read.iter().sum()
+        self.read.iter().sum::<u64>() - self.expired_count
+    }
+
+    /// Acknowledged events that were not read back yet, nor taken by retention.
+    pub fn missing_count(&self) -> u64 {
+        self.acknowledged_count().saturating_sub(self.read.iter().sum())
     }
 
     /// Whether each device's events were read back as acknowledged.
@@ -215,6 +230,22 @@ mod tests {
         let mut ledger = Ledger::new(9, 1);
         ledger.acknowledge(0, 0).unwrap();
         assert!(ledger.acknowledge(0, 2).is_err());
+    }
+
+    #[test]
+    fn retention_takes_the_oldest_and_nothing_else() {
+        let mut ledger = acknowledged(&[5, 2]);
+        ledger.may_expire = true;
+        for (device, number) in [(0, 3), (0, 4), (1, 0)] {
+            ledger.read_back(mark(device, number)).unwrap();
+        }
+        assert!(ledger.read_back(mark(0, 6)).is_err(), "lost");
+        assert_eq!((ledger.read_count(), ledger.expired_count, ledger.missing_count()), (3, 3, 1));
+        assert!(ledger.verify().is_err(), "the last one of a device is missing");
+        ledger.read_back(mark(1, 1)).unwrap();
+        ledger.verify().unwrap();
+        ledger.forget_read();
+        assert_eq!((ledger.read_count(), ledger.missing_count()), (0, 7));
     }
 
     #[test]

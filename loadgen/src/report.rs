@@ -78,6 +78,8 @@ pub struct ReadBack {
     pub bytes_per_s: f64,
     /// Events that an earlier run had left.
     pub foreign_count: u64,
+    /// Acknowledged events that retention took before.
+    pub expired_count: u64,
 }
 
 /// What is counted, for people and for machines.
@@ -137,6 +139,7 @@ impl Report {
             "readBackSeconds": found.read_back.map(|read| read.seconds),
             "readBackBytesPerSecond": found.read_back.map(|read| read.bytes_per_s),
             "leftByEarlierRuns": found.read_back.map(|read| read.foreign_count),
+            "expired": found.read_back.map(|read| read.expired_count),
             "commandsVerified": found.command_count,
             "stormSeconds": found.storms_s,
             "passes": found.passes,
@@ -210,14 +213,18 @@ impl Report {
                 row("verified", "NOT: nothing was read back".to_owned())
             }
             None => {}
-            Some(ReadBack { count, seconds, bytes_per_s, foreign_count }) => {
+            Some(ReadBack { count, seconds, bytes_per_s, foreign_count, expired_count }) => {
                 let mb_per_s = bytes_per_s / 1e6;
                 let left = match foreign_count {
                     0 => String::new(),
                     count => format!("; {count} were left by earlier runs"),
                 };
+                let expired = match expired_count {
+                    0 => String::new(),
+                    count => format!("; retention took {count} before"),
+                };
                 let text = format!(
-                    "{count} events read back once and in order, in {seconds:.1} s ({mb_per_s:.0} MB/s){left}"
+                    "{count} events read back once and in order, in {seconds:.1} s ({mb_per_s:.0} MB/s){expired}{left}"
                 );
                 row("verified", text);
             }

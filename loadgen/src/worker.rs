@@ -162,7 +162,6 @@ fn work() -> Result<Outcome, String> {
         pin(cpu)?;
     }
     let now = Instant::now();
-    let expected = job.ledger.acknowledged_count();
     let run = Run {
         now,
         commands: Ledger::new(job.run, job.ledger.device_count()),
@@ -198,7 +197,7 @@ fn work() -> Result<Outcome, String> {
         Until::AllRead => {
             worker.run.recorder.open(begin, begin + OPEN_WINDOW);
             worker.reactor.wake_all(&mut worker.run)?;
-            worker.until("events to be read back", |worker| worker.run.ledger.read_count() >= expected)?;
+            worker.until("events to be read back", |worker| worker.run.ledger.missing_count() == 0)?;
         }
         Until::Ready => {}
     }

@@ -9,11 +9,15 @@ use tests::{fresh_directory, hub};
 
 /// Run a profile for half a second; its report.
 fn run(arguments: &str) -> Json {
+    run_for("0.5", arguments)
+}
+
+fn run_for(seconds: &str, arguments: &str) -> Json {
     let directory = fresh_directory("load");
     let address = hub::own_address().to_string();
     let output = Command::new(hub::program().with_file_name("loadgen-under-test"))
         .args(arguments.split_whitespace())
-        .args(["--warm-up", "0.1", "--seconds", "0.5", "--json", "--hub-bind", &address])
+        .args(["--warm-up", "0.1", "--seconds", seconds, "--json", "--hub-bind", &address])
         .arg("--hub-binary")
         .arg(hub::program())
         .args(["--hub-arg=--pin", "--hub-arg=none", "--data-parent"])
@@ -44,6 +48,18 @@ fn gateways_send_in_an_open_and_in_a_closed_loop() {
     check_sent(&run("gateway --connections 2 --devices 5 --rate 500"), 50.0);
     check_sent(&run("gateway --connections 2 --devices 5 --closed --in-flight 64 --plain"), 50.0);
     check_sent(&run("gateway --connections 1 --devices 3 --rate 500 --batch 5"), 50.0);
+}
+
+/// Large enough events that segments fill up and go while more of them come; all that retention leaves is read back.
+#[test]
+fn a_hub_under_load_forgets_the_oldest_events_alone() {
+    let report = run_for(
+        "3",
+        "gateway --connections 2 --devices 5 --closed --in-flight 64 --body-bytes 16384 --partitions 1 \
+         --hub-arg=--retention-bytes=8MiB --may-expire",
+    );
+    assert!(number(&report, "/expired") > 100.0, "{report}");
+    assert!(number(&report, "/verified") > 100.0, "{report}");
 }
 
 #[test]
