@@ -8,13 +8,14 @@ A bar is what the hub is meant to reach on a machine of two cores at 2.5 GHz: th
     python3 bench/bars.py --list
 
 Needs `cargo build --release -p net -p loadgen` and a machine that does nothing else; `ulimit -n` of 25 000. The raw reports go to
-bench/results/DATE-bars.jsonl, one a line, with commit and arguments; the table is printed.
+bench/results/DATE-bars.jsonl, one a line, with commit, machine and arguments; the table is printed.
 """
 
 import argparse
 import datetime
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -110,6 +111,12 @@ def commit() -> str:
     return described.stdout.strip()
 
 
+def machine() -> str:
+    with open("/proc/cpuinfo") as cpus:
+        model = next((line.split(":", 1)[1].strip() for line in cpus if line.startswith("model name")), "unknown")
+    return f"{os.cpu_count()} CPUs of {model}, Linux {platform.release()}"
+
+
 def measure(row: Row, options: argparse.Namespace) -> dict:
     command = [str(options.binaries / "loadgen"), *row.arguments, *row.place, "--json"]
     command += ["--seconds", str(options.seconds), "--data-parent", str(options.data_parent)]
@@ -150,7 +157,8 @@ def main() -> None:
             row = ROWS[name]
             report = measure(row, options)
             with results.open("a") as out:
-                line = {"row": name, "commit": of_commit, "arguments": [*row.arguments, *row.place], "report": report}
+                line = {"row": name, "commit": of_commit, "machine": machine()}
+                line |= {"arguments": [*row.arguments, *row.place], "report": report}
                 out.write(json.dumps(line) + os.linesep)
             found[name].append(figure_of(row, report))
             print(f"round {number + 1} {name}: {found[name][-1]:.6g} {row.unit}", file=sys.stderr)
