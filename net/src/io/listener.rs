@@ -20,6 +20,7 @@ use tracing::{debug, error, info, warn};
 use super::counters::Counters;
 use super::gate::Gate;
 use super::handoff;
+use super::pending::WireBuffer;
 use super::pump::{self, Pump};
 use crate::binding::HubInfo;
 use crate::stack::{Port, Stack, open_binding};
@@ -73,7 +74,7 @@ pub(super) struct Shared {
     pub(super) hub: Arc<HubInfo>,
     pub(super) scratch: RefCell<Vec<u8>>,
     pub(super) plaintext: RefCell<Vec<u8>>,
-    pub(super) wire: RefCell<Vec<u8>>,
+    pub(super) wire: WireBuffer,
     pub(super) gate: Gate,
     pub(super) counters: Counters,
     pub(super) strangers: RefCell<Strangers>,
@@ -87,7 +88,7 @@ pub async fn serve_core(context: CoreContext, front: Front) {
         hub: front.hub,
         scratch: RefCell::new(vec![0; SCRATCH_BYTES]),
         plaintext: RefCell::default(),
-        wire: RefCell::default(),
+        wire: WireBuffer::default(),
         gate: Gate::default(),
         counters: Counters::default(),
         strangers: RefCell::new(Strangers::new(front.failed_login_delay_ms_max)),

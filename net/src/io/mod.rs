@@ -4,6 +4,7 @@ mod counters;
 mod gate;
 mod handoff;
 mod listener;
+mod pending;
 mod pump;
 mod reserve;
 

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 use super::gate::Ticket;
 use super::handoff;
 use super::listener::Shared;
+use super::pending::{Pending, SHARED_BUFFER_BYTES_KEPT};
 use crate::binding::{Closing, Context, OUTPUT_PENDING_BYTES_MAX};
 use crate::stack::{Stack, Turn};
 use crate::strangers::{RefusedLogin, Verdict};
@@ -41,9 +42,6 @@ const LAST_WORDS_TIMEOUT_MS: u64 = 5_000;
 
 /// How long a closed connection's last bytes may take to arrive, and the peer to hang up.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The room that a core's shared buffers keep between turns.
-const SHARED_BUFFER_BYTES_KEPT: usize = 1024 * 1024;
 
 /// A connection's task from its start: to its end, or until it leaves for its device's core.
 ///
@@ -285,7 +283,7 @@ impl Pump {
             output_pending_bytes: self.pending.len(),
             refused_logins: Vec::new(),
         };
-        let wire = self.pending.borrow_buffer(shared);
+        let wire = self.pending.buffer(&shared.wire);
         let mut turn = Turn { plaintext: &mut plaintext, wire, hub: &mut hub };
         act(&mut self.stack, &self.handle, &mut self.deadline_ms, &mut turn);
         self.stack.end_turn(&mut turn);
@@ -322,7 +320,7 @@ impl Pump {
     /// Send what is pending, as much as the socket takes.
     fn write(&mut self, task: &mut TaskContext<'_>, stream: &mut TcpStream) -> io::Result<()> {
         if self.is_held() {
-            self.pending.compact();
+            self.pending.park(&self.shared.wire);
             return Ok(());
         }
         self.held_until_ms = None;
@@ -344,13 +342,13 @@ impl Pump {
                         };
                         self.stalled_at_ms = Some(self.now_ms() + timeout_ms);
                     }
-                    self.pending.compact();
+                    self.pending.park(&self.shared.wire);
                     return Ok(());
                 }
             }
         }
         self.stalled_at_ms = None;
-        self.pending.give_buffer_back(&self.shared);
+        self.pending.give_back(&self.shared.wire);
         Ok(())
     }
 
@@ -404,67 +402,6 @@ impl Pump {
                 debug!(%peer, %how, "connection ended before its first word: {reason}");
             }
             (End::Closed | End::Leaves(_), _) => debug!(%peer, %how, "connection ended"),
-        }
-    }
-}
-
-/// Bytes that the peer has not taken yet. The buffer is the core's while everything is taken at once, which is nearly always;
-/// it stays with the connection from the first time that something is left over until nothing is.
-#[derive(Default)]
-struct Pending {
-    buffer: Vec<u8>,
-    start: usize,
-}
-
-impl Pending {
-    fn len(&self) -> usize {
-        self.buffer.len() - self.start
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.start += count;
-    }
-
-    /// To append to.
-    fn borrow_buffer(&mut self, shared: &Shared) -> &mut Vec<u8> {
-        if self.buffer.capacity() == 0 {
-            self.buffer = shared.wire.take();
-            self.buffer.clear();
-        }
-        &mut self.buffer
-    }
-
-    /// Everything was taken: the next connection may use the buffer.
-    fn give_buffer_back(&mut self, shared: &Shared) {
-        self.start = 0;
-        if self.buffer.capacity() > 0 {
-            self.buffer.clear();
-            self.buffer.shrink_to(SHARED_BUFFER_BYTES_KEPT);
-            let mut core_buffer = shared.wire.borrow_mut();
-            if core_buffer.capacity() < self.buffer.capacity() {
-                *core_buffer = std::mem::take(&mut self.buffer);
-            } else {
-                self.buffer = Vec::new();
-            }
-        }
-    }
-
-    /// Something is left over and stays for a while: keep no more than it needs.
-    fn compact(&mut self) {
-        if self.start > 0 {
-            self.buffer.drain(..self.start);
-            self.start = 0;
-        }
-        if self.buffer.capacity() > 2 * self.buffer.len() + 4096 {
-            self.buffer.shrink_to_fit();
         }
     }
 }
