@@ -212,6 +212,26 @@ impl<'a> Decoder<'a> {
         self.rest.first().copied()
     }
 
+    /// Moves behind the next value, which must be a string or a symbol, and checks it; as its bytes, for who only compares them.
+    /// `None`: it is something else.
+    ///
+    /// # Errors
+    ///
+    /// Anything that is not a well-formed value.
+    #[inline]
+    pub fn text_bytes(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.rest {
+            [0xa1 | 0xa3, length, text @ ..]
+                if text.len() >= usize::from(*length) && is_ascii(&text[..usize::from(*length)]) =>
+            {
+                let (text, rest) = text.split_at(usize::from(*length));
+                self.rest = rest;
+                Ok(Some(text))
+            }
+            _ => Ok(self.value()?.as_text().map(str::as_bytes)),
+        }
+    }
+
     /// Moves behind the next value and checks everything inside it; as [`Value::check`] without making a [`Value`] of it.
     ///
     /// # Errors

@@ -274,7 +274,7 @@ impl<'a> Parts<'a> {
             (SectionCode::ApplicationProperties, Value::Map(map)) => {
                 let mut entries = Decoder::new(map.body());
                 for _ in 0..map.value_count() / 2 {
-                    let name = entries.value()?.as_text().ok_or(MessageError::PropertyName)?;
+                    let name = entries.text_bytes()?.ok_or(MessageError::PropertyName)?;
                     self.must_rewrite |= is_reserved(name);
                     entries.check_next()?;
                 }
@@ -333,16 +333,17 @@ fn begin_section(out: &mut Vec<u8>, code: SectionCode) {
 }
 
 /// Whether only the hub may say this. Without case: a consumer may compare so.
-pub fn is_reserved(name: &str) -> bool {
+pub fn is_reserved(name: impl AsRef<[u8]>) -> bool {
+    let name = name.as_ref();
     let starts_with =
-        |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        |prefix: &[u8]| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
     // Nearly all names end here.
-    if !starts_with("iothub-") {
+    if !matches!(name.first(), Some(b'i' | b'I')) {
         return false;
     }
-    starts_with("iothub-connection-")
-        || name.eq_ignore_ascii_case("iothub-enqueuedtime")
-        || name.eq_ignore_ascii_case("iothub-message-source")
+    starts_with(&b"iothub-connection-"[..])
+        || name.eq_ignore_ascii_case(b"iothub-enqueuedtime")
+        || name.eq_ignore_ascii_case(b"iothub-message-source")
 }
 
 fn write_properties(properties: List<'_>, out: &mut Vec<u8>) -> Result<(), MessageError> {

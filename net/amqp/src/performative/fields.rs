@@ -13,7 +13,21 @@ pub(crate) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The fields of the list that comes next.
+    #[inline]
     pub(crate) fn decode(decoder: &mut Decoder<'a>) -> Result<Fields<'a>, DecodeError> {
+        // A short list: size, of which the count is the first byte, and count.
+        if let [0xc0, size, count, rest @ ..] = decoder.rest()
+            && let Some(body_bytes) = usize::from(*size).checked_sub(1)
+            && usize::from(*count) <= body_bytes
+            && let Some((body, rest)) = rest.split_at_checked(body_bytes)
+        {
+            *decoder = Decoder::new(rest);
+            return Ok(Fields { decoder: Decoder::new(body), left: (*count).into() });
+        }
+        Self::decode_other(decoder)
+    }
+
+    fn decode_other(decoder: &mut Decoder<'a>) -> Result<Fields<'a>, DecodeError> {
         match decoder.value()? {
             Value::List(list) => Ok(Fields { decoder: Decoder::new(list.body()), left: list.count() }),
             _ => Err(DecodeError::WrongType("composite")),
@@ -47,6 +61,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Passes over a field that is null or left out. False: it is there.
+    #[inline(always)]
+    pub(crate) fn is_absent(&mut self) -> bool {
+        match self.decoder.rest() {
+            _ if self.left == 0 => true,
+            [0x40, rest @ ..] => self.pass((), rest).is_ok(),
+            _ => false,
+        }
+    }
+
     /// The same by its encoding.
     fn raw(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
         let whole = self.decoder.rest();
@@ -61,17 +85,32 @@ impl<'a> Fields<'a> {
         self.value().map(drop)
     }
 
-    // Each reader takes the usual constructors itself: a field of a known type is read several times faster so.
+    // The fields of transfers and of properties come with nearly every frame: their usual encodings are told apart here, in one
+    // look at the bytes and without a call, and the rest elsewhere.
 
-    #[inline]
+    /// A field was read; `rest` lies behind it.
+    #[inline(always)]
+    fn pass<T>(&mut self, value: T, rest: &'a [u8]) -> Result<T, DecodeError> {
+        self.left -= 1;
+        self.decoder = Decoder::new(rest);
+        Ok(value)
+    }
+
+    #[inline(always)]
     pub(crate) fn uint(&mut self, name: &'static str) -> Result<Option<u32>, DecodeError> {
-        match self.constructor()? {
-            None => Ok(None),
-            Some(0x43) => Ok(Some(0)),
-            Some(0x52) => Ok(Some(self.decoder.byte()?.into())),
-            Some(0x70) => Ok(Some(u32::from_be_bytes(self.decoder.fixed()?))),
-            Some(code) => integer(self.decoder.value_of(code)?, name),
+        match self.decoder.rest() {
+            _ if self.left == 0 => Ok(None),
+            [0x40, rest @ ..] => self.pass(None, rest),
+            [0x43, rest @ ..] => self.pass(Some(0), rest),
+            [0x52, value, rest @ ..] => self.pass(Some((*value).into()), rest),
+            [0x70, a, b, c, d, rest @ ..] => self.pass(Some(u32::from_be_bytes([*a, *b, *c, *d])), rest),
+            _ => self.other_uint(name),
         }
+    }
+
+    #[cold]
+    fn other_uint(&mut self, name: &'static str) -> Result<Option<u32>, DecodeError> {
+        self.value()?.map_or(Ok(None), |value| integer(value, name))
     }
 
     pub(crate) fn ulong(&mut self, name: &'static str) -> Result<Option<u64>, DecodeError> {
@@ -98,16 +137,23 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, DecodeError> {
-        match self.constructor()? {
+        match self.decoder.rest() {
+            _ if self.left == 0 => Ok(None),
+            [0x40, rest @ ..] => self.pass(None, rest),
+            [0x41, rest @ ..] => self.pass(Some(true), rest),
+            [0x42, rest @ ..] => self.pass(Some(false), rest),
+            _ => self.other_boolean(name),
+        }
+    }
+
+    #[cold]
+    fn other_boolean(&mut self, name: &'static str) -> Result<Option<bool>, DecodeError> {
+        match self.value()? {
             None => Ok(None),
-            Some(0x41) => Ok(Some(true)),
-            Some(0x42) => Ok(Some(false)),
-            Some(code) => match self.decoder.value_of(code)? {
-                Value::Bool(value) => Ok(Some(value)),
-                _ => Err(DecodeError::WrongType(name)),
-            },
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
         }
     }
 
@@ -120,15 +166,25 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn binary(&mut self, name: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
-        match self.constructor()? {
+        match self.decoder.rest() {
+            _ if self.left == 0 => Ok(None),
+            [0x40, rest @ ..] => self.pass(None, rest),
+            [0xa0, length, rest @ ..] if rest.len() >= usize::from(*length) => {
+                let (value, rest) = rest.split_at((*length).into());
+                self.pass(Some(value), rest)
+            }
+            _ => self.other_binary(name),
+        }
+    }
+
+    #[cold]
+    fn other_binary(&mut self, name: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
+        match self.value()? {
             None => Ok(None),
-            Some(0xa0) => self.decoder.variable8().map(Some),
-            Some(code) => match self.decoder.value_of(code)? {
-                Value::Binary(value) => Ok(Some(value)),
-                _ => Err(DecodeError::WrongType(name)),
-            },
+            Some(Value::Binary(value)) => Ok(Some(value)),
+            Some(_) => Err(DecodeError::WrongType(name)),
         }
     }
 

@@ -37,7 +37,12 @@ pub enum DeliveryState<'a> {
 }
 
 impl<'a> DeliveryState<'a> {
+    #[inline]
     pub(crate) fn decode(fields: &mut Fields<'a>) -> Result<Option<DeliveryState<'a>>, DecodeError> {
+        if fields.is_absent() { Ok(None) } else { Self::decode_present(fields) }
+    }
+
+    fn decode_present(fields: &mut Fields<'a>) -> Result<Option<DeliveryState<'a>>, DecodeError> {
         let Some((code, mut fields)) = fields.composite()? else { return Ok(None) };
         Ok(Some(match code {
             code::RECEIVED => DeliveryState::Received {

@@ -286,7 +286,7 @@ fn own<'a>(name: &'a str, value: &'a str) -> Result<Option<Own<'a>>, BagError> {
         Some(Place::Renamed(known)) => Some((Cow::Borrowed(known), value)),
         Some(Place::Reserved) => None,
         Some(place) if fits(place, &value) => None,
-        None if is_reserved(&name) => None,
+        None if is_reserved(name.as_bytes()) => None,
         _ => Some((name, value)),
     })
 }
