@@ -45,6 +45,9 @@ pub(crate) const LOADED_COUNT_MAX: usize = 256;
 /// Memory of loaded ranges that are not mapped, in bytes, before the oldest that was read goes.
 pub(crate) const LOADED_BUFFER_BYTES_MAX: usize = 8 << 20;
 
+/// What is read ahead of a reader of sealed segments, in loads: it waits for its first one alone.
+pub(crate) const READ_AHEAD_LOADS: u64 = 4;
+
 /// Indexes of sealed segments kept in memory; the others come back from their footers.
 pub(crate) const INDEXES_RESIDENT_MAX: usize = 8;
 

@@ -5,7 +5,7 @@ use crate::cursor::CommittedSlice;
 use crate::damage::{DamageKind, DamagedRange};
 use crate::event::LogEvent;
 use crate::index::IndexEntry;
-use crate::limits::{HINT_COUNT, MAIN_START};
+use crate::limits::{HINT_COUNT, MAIN_START, READ_AHEAD_LOADS};
 use crate::loaded::Found;
 use crate::log::Log;
 use crate::record::Epoch;
@@ -397,12 +397,20 @@ impl<B: Buffer> Log<B> {
         self.ask_load(number, start, stop.min(readable.next_multiple_of(block)), sealed);
     }
 
-    /// Ask for what lies behind a range when a reader has come past its middle, so that it need not wait there.
+    /// Ask for what lies behind a range before a reader comes to its end, so that it need not wait there.
     fn read_ahead(&mut self, number: SegmentNumber, position: u64, stop: u64, readable: u64, sealed: bool) {
-        let near = position + self.config.load_bytes as u64 / 2 > stop;
-        let stop = stop - stop % BLOCK_BYTES as u64;
-        if sealed && near && stop < readable && !self.loaded.knows(number, stop) && self.loaded.make_room() {
-            self.load(number, stop, 1, readable, sealed);
+        let block = BLOCK_BYTES as u64;
+        let stop = stop - stop % block;
+        // Maps cost no memory. Ranges in buffers do, and do not join: one block is in both, so that a record which the first
+        // one cuts is whole in the second, unless it is larger than that.
+        let (bytes, overlap) = match sealed {
+            true => (READ_AHEAD_LOADS * self.config.load_bytes as u64, 0),
+            false => (self.config.load_bytes as u64, block),
+        };
+        let is_near = position + bytes / 2 > stop;
+        let is_worth_it = if sealed { stop < readable } else { stop + bytes <= readable };
+        if is_near && is_worth_it && !self.loaded.knows(number, stop) && self.loaded.make_room() {
+            self.load(number, stop - overlap, bytes, readable, sealed);
         }
     }
 }
