@@ -51,6 +51,8 @@ pub(crate) struct Core {
     flush_count: Cell<u32>,
     /// Whether one of them failed.
     flush_failed: Cell<bool>,
+    /// Its own tasks have rung since the last turn began.
+    has_rung: Cell<bool>,
     /// The time, taken at most once between two turns: what a core's tasks append in that while is one moment to the log.
     now: Cell<Option<Now>>,
     /// Calls for this core, kept until the turn's borrows are over.
@@ -90,15 +92,19 @@ impl Core {
             closed: Cell::new(false),
             flush_count: Cell::new(0),
             flush_failed: Cell::new(false),
+            has_rung: Cell::new(false),
             now: Cell::new(None),
             calls: RefCell::default(),
             mail: RefCell::default(),
         })
     }
 
-    /// Make the core take another turn.
+    /// Make the core take another turn. The bell itself is for other threads too, and costs an atomic exchange: between two
+    /// turns the core's own tasks touch it once.
     pub(crate) fn ring(&self) {
-        self.shared.signal(self.id).ring();
+        if !self.has_rung.replace(true) {
+            self.shared.signal(self.id).ring();
+        }
     }
 
     pub(crate) fn ask(&self, caller: Caller, request: Request) -> Result<(), Busy> {
@@ -208,6 +214,7 @@ impl Core {
     /// One turn. Returns when to take the next one without being rung for, on the monotonic clock.
     pub(crate) fn turn(self: &Rc<Self>, context: &CoreContext) -> Option<u64> {
         let _fatal = FatalOnPanic::new("loop of a core");
+        self.has_rung.set(false);
         let now = self.clock.now();
         self.now.set(Some(now));
         self.take_mail(now);
