@@ -282,7 +282,7 @@ impl<'a> Course<'a> {
 
     /// What a reader has got is what was acknowledged.
     fn checked(&self, outcome: &Outcome) -> Result<ReadBack, String> {
-        let Outcome { ledger, elapsed_s, .. } = outcome;
+        let Outcome { ledger, elapsed_s, received_bytes, .. } = outcome;
         ledger.verify()?;
         if ledger.acknowledged_count() == 0 {
             return Err("nothing was acknowledged".to_owned());
@@ -292,6 +292,7 @@ impl<'a> Course<'a> {
             count: ledger.read_count(),
             seconds: *elapsed_s,
             bytes_per_s: bytes as f64 / elapsed_s,
+            wire_bytes_per_s: *received_bytes as f64 / elapsed_s,
             foreign_count: ledger.foreign_count,
             expired_count: ledger.expired_count,
         })

@@ -76,6 +76,8 @@ pub struct ReadBack {
     pub seconds: f64,
     /// Bytes of bodies a second.
     pub bytes_per_s: f64,
+    /// Bytes a second as they travelled: bodies with the properties and annotations of their events, frames, records.
+    pub wire_bytes_per_s: f64,
     /// Events that an earlier run had left.
     pub foreign_count: u64,
     /// Acknowledged events that retention took before.
@@ -185,8 +187,9 @@ impl Report {
         for (index, pass) in found.passes.iter().enumerate() {
             let per_s = pass.count as f64 / pass.seconds;
             let text = format!(
-                "{per_s:.0} events/s, {:.0} MB/s of bodies, {:.2} s",
+                "{per_s:.0} events/s, {:.0} MB/s of bodies, {:.0} MB/s as they travelled, {:.2} s",
                 pass.bytes_per_s / 1e6,
+                pass.wire_bytes_per_s / 1e6,
                 pass.seconds
             );
             row(&format!("pass {}", index + 1), text);
@@ -213,7 +216,7 @@ impl Report {
                 row("verified", "NOT: nothing was read back".to_owned())
             }
             None => {}
-            Some(ReadBack { count, seconds, bytes_per_s, foreign_count, expired_count }) => {
+            Some(ReadBack { count, seconds, bytes_per_s, foreign_count, expired_count, .. }) => {
                 let mb_per_s = bytes_per_s / 1e6;
                 let left = match foreign_count {
                     0 => String::new(),

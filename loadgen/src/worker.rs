@@ -60,6 +60,8 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// How long the work took, seconds.
     pub elapsed_s: f64,
+    /// Bytes that all sockets brought, as they travelled.
+    pub received_bytes: u64,
     /// Commands that were delivered once and in order, completed and, where that was asked for, told of by a receipt.
     pub command_count: u64,
     /// How long each storm took, seconds.
@@ -215,6 +217,7 @@ fn work() -> Result<Outcome, String> {
         ledger,
         records: recorder.records(),
         elapsed_s,
+        received_bytes: worker.reactor.received_bytes(),
         command_count: commands.read_count(),
         storms_s: storm.durations.iter().map(Duration::as_secs_f64).collect(),
     })

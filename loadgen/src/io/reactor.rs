@@ -56,6 +56,7 @@ pub struct Reactor {
     ready_count: usize,
     finished_count: usize,
     next_tick: Instant,
+    received_bytes: u64,
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
     opened: Vec<u8>,
@@ -81,6 +82,7 @@ impl Reactor {
             ready_count: 0,
             finished_count: 0,
             next_tick: Instant::now() + TICK,
+            received_bytes: 0,
             events: Vec::with_capacity(EVENTS_MAX),
             scratch: vec![0; READ_BYTES],
             opened: Vec::new(),
@@ -100,6 +102,11 @@ impl Reactor {
             is_finished: false,
         });
         self.waiting.push_back(index);
+    }
+
+    /// Bytes that all sockets brought, as they travelled.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
     }
 
     /// Connections whose clients have said that they are ready.
@@ -192,6 +199,7 @@ impl Reactor {
                 Got::Bytes(count) => count,
                 Got::End => return self.handle_end(index, run),
             };
+            self.received_bytes += count as u64;
             let plaintext = &mut self.plaintext;
             link.transport.open(&self.scratch[..count], &mut self.opened, &mut |bytes| {
                 client.handle(bytes, &mut Turn { run, output: plaintext })
