@@ -70,6 +70,9 @@ impl<B: Buffer> Log<B> {
     }
 
     fn plan_commit(&mut self) {
+        if self.commits_held {
+            return;
+        }
         if self.mark_wanted
             && let Some(open) = self.writer.open.as_mut()
             && self.segments.back().is_some_and(|active| !active.committed)

@@ -63,6 +63,8 @@ pub struct Log<B: Buffer> {
     cut: Offset,
     /// A commit without records is wanted, so that the offsets survive the removal of all segments with records.
     pub(crate) mark_wanted: bool,
+    /// See [`Log::hold_commits`].
+    pub(crate) commits_held: bool,
     pub(crate) roll_wanted: bool,
     pub(crate) closing: bool,
     /// When the active segment got its first record, monotonic.
@@ -103,6 +105,7 @@ impl<B: Buffer> Log<B> {
             removal_retry_ms: 0,
             cut: Offset(0),
             mark_wanted: false,
+            commits_held: false,
             roll_wanted: false,
             closing: false,
             active_since_ms: None,
@@ -295,6 +298,11 @@ impl<B: Buffer> Log<B> {
         self.actions.pop_front()
     }
 
+    /// Whether what was appended is kept back for now: commits go out once it is no longer.
+    pub fn hold_commits(&mut self, hold: bool) {
+        self.commits_held = hold;
+    }
+
     /// Something to say, if there is.
     pub fn poll_event(&mut self) -> Option<LogEvent> {
         self.events.pop_front()
@@ -421,6 +429,7 @@ pub(crate) struct Recovered {
 pub fn drive<S: Storage>(log: &mut Log<S::Buffer>, storage: &mut S) {
     loop {
         let mut quiet = true;
+        log.hold_commits(!storage.takes_commits());
         while let Some(action) = log.poll_action() {
             storage.submit(action);
             quiet = false;

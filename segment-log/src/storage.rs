@@ -352,6 +352,12 @@ pub trait Storage {
 
     /// Running: the next answer, if there is one by now.
     fn poll_done(&mut self) -> Option<LogDone<Self::Buffer>>;
+
+    /// Running: whether a commit may go out now. A storage that several logs share may hold one back for a while, so that it goes out
+    /// together with those of others; what is appended meanwhile goes with it.
+    fn takes_commits(&self) -> bool {
+        true
+    }
 }
 
 /// Something that the medium did not do.

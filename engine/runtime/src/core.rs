@@ -12,6 +12,7 @@ use engine::request::{AppendView, Caller, ConnectionId, CoreId, Notice, Partitio
 use engine::shard::Shard;
 
 use crate::clock::Clock;
+use crate::commit_round::CommitRound;
 use crate::connections::{ConnectionTable, Delivery, Leaving};
 use crate::context::{Call, CoreContext, Stopping};
 use crate::deferred::Deferred;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) connections: RefCell<ConnectionTable>,
     shared: Arc<Shared>,
     partition_count: u16,
+    commit_round: Rc<CommitRound>,
     /// None once the core has stopped.
     shard: RefCell<Option<Shard<DmaStorage>>>,
     /// Other cores' appends that found no room.
@@ -68,6 +70,7 @@ impl Core {
         helpers: Helpers,
         partition_count: u16,
         connection_count_max: u32,
+        commit_round: Rc<CommitRound>,
         shard: Shard<DmaStorage>,
     ) -> Rc<Self> {
         let core_count = shared.core_count();
@@ -85,6 +88,7 @@ impl Core {
             )),
             shared,
             partition_count,
+            commit_round,
             shard: RefCell::new(Some(shard)),
             deferred: RefCell::new(Deferred::new(id, core_count)),
             outboxes: RefCell::new((0..core_count).map(|target| Outbox::new(id, CoreId(target))).collect()),
@@ -215,6 +219,7 @@ impl Core {
     pub(crate) fn turn(self: &Rc<Self>, context: &CoreContext) -> Option<u64> {
         let _fatal = FatalOnPanic::new("loop of a core");
         self.has_rung.set(false);
+        self.commit_round.begin_turn();
         let now = self.clock.now();
         self.now.set(Some(now));
         self.take_mail(now);

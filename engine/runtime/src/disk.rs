@@ -26,6 +26,7 @@ use segment_log::storage::{
 };
 
 use crate::buffer::{DmaBlock, dma_copy_of};
+use crate::commit_round::CommitRound;
 use crate::helper::{Helpers, Lane};
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
@@ -43,6 +44,8 @@ pub(crate) struct DiskContext {
     pub(crate) ring: Rc<dyn Fn()>,
     /// Actions whose answer is still to come.
     pub(crate) in_flight_count: Rc<Cell<u32>>,
+    /// When commits may go out.
+    pub(crate) commit_round: Rc<CommitRound>,
     /// See [`RuntimeConfig::sync_delay_ms`](crate::RuntimeConfig::sync_delay_ms).
     pub(crate) sync_delay: Duration,
 }
@@ -161,9 +164,16 @@ impl Storage for DmaStorage {
         let inner = Rc::clone(&self.0);
         let in_flight_count = &self.0.context.in_flight_count;
         in_flight_count.set(in_flight_count.get() + 1);
+        let is_commit = matches!(action, LogAction::Write { .. } | LogAction::Sync { .. });
+        if is_commit {
+            self.0.context.commit_round.begin();
+        }
         glommio::spawn_local(async move {
             let id = action.id();
             let result = inner.carry_out(action).await;
+            if is_commit {
+                inner.context.commit_round.end();
+            }
             inner.done.borrow_mut().push_back(LogDone { id, result });
             let in_flight_count = &inner.context.in_flight_count;
             in_flight_count.set(in_flight_count.get() - 1);
@@ -174,6 +184,10 @@ impl Storage for DmaStorage {
 
     fn poll_done(&mut self) -> Option<LogDone<DmaBlock>> {
         self.0.done.borrow_mut().pop_front()
+    }
+
+    fn takes_commits(&self) -> bool {
+        self.0.context.commit_round.is_open()
     }
 }
 

@@ -13,6 +13,7 @@
 mod breath;
 mod buffer;
 mod clock;
+mod commit_round;
 mod config;
 mod connections;
 mod context;

@@ -15,6 +15,7 @@ use glommio::{GlommioError, LocalExecutorBuilder, Placement, PoolPlacement};
 use segment_log::storage::StorageError;
 use segment_log::storage::disk::DiskConfig;
 
+use crate::commit_round::CommitRound;
 use crate::config::{RuntimeConfig, partition_dir};
 use crate::context::CoreContext;
 use crate::core::{Core, own_partitions};
@@ -323,6 +324,7 @@ impl CoreSeed {
         Fut: Future<Output = ()> + 'static,
     {
         let in_flight_count = Rc::new(Cell::new(0));
+        let commit_round = Rc::new(CommitRound::default());
         let ring: Rc<dyn Fn()> = {
             let (shared, core) = (Arc::clone(&self.shared), self.core);
             Rc::new(move || shared.signal(core).ring())
@@ -331,6 +333,7 @@ impl CoreSeed {
             helpers: self.helpers.clone(),
             ring,
             in_flight_count: Rc::clone(&in_flight_count),
+            commit_round: Rc::clone(&commit_round),
             sync_delay: Duration::from_millis(self.config.sync_delay_ms),
         };
         let opened = self.open(&disk);
@@ -352,6 +355,7 @@ impl CoreSeed {
             helpers,
             config.shard.partition_count,
             config.connection_count_max,
+            commit_round,
             shard?,
         );
         Some(run_core(core, shared, move || in_flight_count.get() == 0, per_core).await)

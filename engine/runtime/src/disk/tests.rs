@@ -21,7 +21,13 @@ pub(super) fn open(directory: &Path) -> (DmaStorage, HelperThreads) {
 
 fn open_delayed(directory: &Path, sync_delay: Duration) -> (DmaStorage, HelperThreads) {
     let (helpers, threads) = Helpers::start(1).expect("threads");
-    let context = DiskContext { helpers, ring: Rc::new(|| {}), in_flight_count: Rc::default(), sync_delay };
+    let context = DiskContext {
+        helpers,
+        ring: Rc::new(|| {}),
+        in_flight_count: Rc::default(),
+        commit_round: Rc::default(),
+        sync_delay,
+    };
     (DmaStorage::open(directory, DiskConfig::default(), context).expect("a directory"), threads)
 }
 
