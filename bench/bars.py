@@ -19,6 +19,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--rows", help="names with commas between; default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--pause", type=float, default=0, help="seconds before each run: some disks must rest to be as fast again")
     parser.add_argument("--binaries", type=Path, default=ROOT / "target" / "release")
     parser.add_argument("--data-parent", type=Path, default=ROOT / "target")
     parser.add_argument("--results", type=Path, help="where the raw reports are appended")
@@ -155,6 +157,7 @@ def main() -> None:
     for number in range(options.rounds):
         for name in names:
             row = ROWS[name]
+            time.sleep(options.pause)
             report = measure(row, options)
             with results.open("a") as out:
                 line = {"row": name, "commit": of_commit, "machine": machine()}
