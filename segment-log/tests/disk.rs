@@ -297,3 +297,54 @@ fn errors_name_what_failed() {
     let buffer = AlignedBuffer::allocate(2 * BLOCK_BYTES);
     assert_eq!(buffer.bytes().as_ptr() as usize % BLOCK_BYTES, 0);
 }
+
+/// A reader that catches up reads each block about once, sealed or still written to, and waits for its first load alone.
+#[test]
+fn a_reader_is_read_ahead_of_and_nothing_is_read_twice() {
+    for is_sealed in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+        let config = LogConfig {
+            segment_bytes_first: 4 << 20,
+            segment_bytes_max: 4 << 20,
+            load_bytes: 64 << 10,
+            ..tiny()
+        };
+        let (mut log, _) = Log::open(&mut storage, config, Now::default(), 1).unwrap();
+        let mut model = Model::default();
+        drive(&mut log, &mut storage);
+        for _ in 0..400 {
+            model.append(&mut log, &[300; 10], 0).expect("there is room");
+            drive(&mut log, &mut storage);
+        }
+        if is_sealed {
+            log.close();
+            drive(&mut log, &mut storage);
+        }
+        model.acknowledge(&mut log);
+
+        let (mut at, mut wait_count, mut loaded_bytes, mut read_bytes) = (log.first(), 0, 0, 0);
+        loop {
+            match log.read(at, ReadLimit { bytes: 4096, records: u32::MAX }).expect("nothing is damaged") {
+                Read::Records(slice) => (at, read_bytes) = (slice.next(), read_bytes + slice.bytes().len()),
+                Read::Pending => wait_count += 1,
+                Read::End => break,
+            }
+            while let Some(action) = log.poll_action() {
+                if let LogAction::Load { bytes, sealed, .. } = action {
+                    assert_eq!(sealed, is_sealed);
+                    loaded_bytes += bytes;
+                }
+                storage.submit(action);
+            }
+            while let Some(done) = storage.poll_done() {
+                log.handle_done(done);
+            }
+        }
+        assert_eq!(at, log.committed());
+        assert!(read_bytes > 1 << 20, "{read_bytes} bytes");
+        // The rest of the active segment, less than a load, is not read ahead.
+        assert!(wait_count <= 2, "{wait_count} waits");
+        assert!(loaded_bytes < read_bytes + read_bytes / 8, "{loaded_bytes} bytes loaded for {read_bytes}");
+    }
+}
