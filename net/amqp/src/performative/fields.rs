@@ -66,7 +66,10 @@ impl<'a> Fields<'a> {
     pub(crate) fn is_absent(&mut self) -> bool {
         match self.decoder.rest() {
             _ if self.left == 0 => true,
-            [0x40, rest @ ..] => self.pass((), rest).is_ok(),
+            [0x40, rest @ ..] => {
+                self.pass(rest);
+                true
+            }
             _ => false,
         }
     }
@@ -90,9 +93,15 @@ impl<'a> Fields<'a> {
 
     /// A field was read; `rest` lies behind it.
     #[inline(always)]
-    fn pass<T>(&mut self, value: T, rest: &'a [u8]) -> Result<T, DecodeError> {
+    fn pass(&mut self, rest: &'a [u8]) {
         self.left -= 1;
         self.decoder = Decoder::new(rest);
+    }
+
+    /// The same with what the field holds.
+    #[inline(always)]
+    fn take<T>(&mut self, value: T, rest: &'a [u8]) -> Result<T, DecodeError> {
+        self.pass(rest);
         Ok(value)
     }
 
@@ -100,10 +109,10 @@ impl<'a> Fields<'a> {
     pub(crate) fn uint(&mut self, name: &'static str) -> Result<Option<u32>, DecodeError> {
         match self.decoder.rest() {
             _ if self.left == 0 => Ok(None),
-            [0x40, rest @ ..] => self.pass(None, rest),
-            [0x43, rest @ ..] => self.pass(Some(0), rest),
-            [0x52, value, rest @ ..] => self.pass(Some((*value).into()), rest),
-            [0x70, a, b, c, d, rest @ ..] => self.pass(Some(u32::from_be_bytes([*a, *b, *c, *d])), rest),
+            [0x40, rest @ ..] => self.take(None, rest),
+            [0x43, rest @ ..] => self.take(Some(0), rest),
+            [0x52, value, rest @ ..] => self.take(Some((*value).into()), rest),
+            [0x70, a, b, c, d, rest @ ..] => self.take(Some(u32::from_be_bytes([*a, *b, *c, *d])), rest),
             _ => self.other_uint(name),
         }
     }
@@ -141,9 +150,9 @@ impl<'a> Fields<'a> {
     pub(crate) fn boolean(&mut self, name: &'static str) -> Result<Option<bool>, DecodeError> {
         match self.decoder.rest() {
             _ if self.left == 0 => Ok(None),
-            [0x40, rest @ ..] => self.pass(None, rest),
-            [0x41, rest @ ..] => self.pass(Some(true), rest),
-            [0x42, rest @ ..] => self.pass(Some(false), rest),
+            [0x40, rest @ ..] => self.take(None, rest),
+            [0x41, rest @ ..] => self.take(Some(true), rest),
+            [0x42, rest @ ..] => self.take(Some(false), rest),
             _ => self.other_boolean(name),
         }
     }
@@ -170,10 +179,10 @@ impl<'a> Fields<'a> {
     pub(crate) fn binary(&mut self, name: &'static str) -> Result<Option<&'a [u8]>, DecodeError> {
         match self.decoder.rest() {
             _ if self.left == 0 => Ok(None),
-            [0x40, rest @ ..] => self.pass(None, rest),
+            [0x40, rest @ ..] => self.take(None, rest),
             [0xa0, length, rest @ ..] if rest.len() >= usize::from(*length) => {
                 let (value, rest) = rest.split_at((*length).into());
-                self.pass(Some(value), rest)
+                self.take(Some(value), rest)
             }
             _ => self.other_binary(name),
         }
