@@ -34,9 +34,10 @@ fn number(report: &Json, path: &str) -> f64 {
     report.pointer(path).and_then(Json::as_f64).unwrap_or_else(|| panic!("{path} is missing in {report}"))
 }
 
-/// The profile has measured so many of a kind at least, with latencies, and everything sent was read back.
+/// The profile has measured so many at least, with latencies, and everything sent was read back. What was due in the window and
+/// could not be sent counts: how fast a busy machine is is not the question.
 fn check_sent(report: &Json, least: f64) {
-    assert!(number(report, "/events/count") >= least, "{report}");
+    assert!(number(report, "/events/count") + number(report, "/events/overdue") >= least, "{report}");
     let latency = |name: &str| number(report, &format!("/events/latencyMicroseconds/{name}"));
     assert!(latency("p50") > 0.0 && latency("p50") <= latency("p99") && latency("p99") <= latency("max"));
     assert!(number(report, "/verified") >= number(report, "/events/count"), "{report}");
@@ -120,9 +121,11 @@ fn everything_is_replayed_and_mixed_loads_are_told_apart() {
     let passes = report["passes"].as_array().expect("a list");
     assert_eq!(passes.len(), 2);
     assert!(passes.iter().all(|pass| number(pass, "/count") == number(&report, "/verified")));
+    // Annotations, frames and records come on top of the bodies.
+    assert!(passes.iter().all(|pass| number(pass, "/wireBytesPerS") > number(pass, "/bytesPerS")));
 
     let report =
         run("mixed --connections 1 --devices 3 --rate 200 --command-rate 50 --no-receipts --plot load.svg");
     check_sent(&report, 20.0);
-    assert!(number(&report, "/commands/count") > 5.0 && number(&report, "/reads/count") > 20.0, "{report}");
+    assert!(number(&report, "/commandsVerified") > 5.0 && number(&report, "/reads/count") > 5.0, "{report}");
 }
