@@ -1,15 +1,17 @@
 //! One end of one connection.
 
 mod event;
+mod in_flight;
 mod send;
 
 use std::sync::Arc;
 
 use crate::error::{DecodeError, Fault};
 use crate::inbound::Inbound;
-use crate::packet::{ConnAck, ConnectCode, Packet, PacketId, Qos};
+use crate::packet::{ConnAck, ConnectCode, Packet, Qos};
 
 pub use event::Event;
+use in_flight::InFlight;
 pub use send::{Draft, SendRefused};
 
 /// Which end it is.
@@ -63,9 +65,8 @@ pub struct Connection {
     keep_alive_s: u16,
     /// Server: when the peer's silence ends the connection. Client: when it must say something.
     deadline_ms: u64,
-    /// Identifiers of our messages that are not acknowledged, in the order in which they were sent.
-    in_flight: Vec<PacketId>,
-    last_id: u16,
+    /// Our messages that are not acknowledged.
+    in_flight: InFlight,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +83,7 @@ impl Connection {
     /// A connection whose transport has just been opened.
     pub fn new(role: Role, config: Arc<Config>, now_ms: u64) -> Self {
         let deadline_ms = now_ms + config.connect_timeout_ms;
-        Self {
-            config,
-            role,
-            phase: Phase::New,
-            keep_alive_s: 0,
-            deadline_ms,
-            in_flight: Vec::new(),
-            last_id: 0,
-        }
+        Self { config, role, phase: Phase::New, keep_alive_s: 0, deadline_ms, in_flight: InFlight::default() }
     }
 
     /// Take the next packet. `input` moves on past what was understood or kept; answers that need nobody's word go to

@@ -85,10 +85,9 @@ impl Connection {
             Packet::Publish(publish) => Some(Event::Publish(publish)),
             Packet::PubAck(id) => {
                 // One that we do not wait for says nothing: an earlier one may have been sent twice.
-                let place = self.in_flight.iter().position(|waiting| *waiting == id);
-                Some(match place.map(|place| self.in_flight.remove(place)) {
-                    Some(id) => Event::Acknowledged(id),
-                    None => Event::Handled,
+                Some(match self.in_flight.end(id) {
+                    true => Event::Acknowledged(id),
+                    false => Event::Handled,
                 })
             }
             _ => None,

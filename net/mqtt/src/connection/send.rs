@@ -76,11 +76,7 @@ impl Connection {
         let Draft { topic, payload, needs_ack, retain } = *draft;
         let id = match needs_ack {
             true if self.window() == 0 => return Err(SendRefused::Window),
-            true => {
-                let id = self.next_id();
-                self.in_flight.push(id);
-                Some(id)
-            }
+            true => Some(self.in_flight.begin()),
             false => None,
         };
         let qos = if needs_ack { Qos::AtLeastOnce } else { Qos::AtMostOnce };
@@ -134,7 +130,7 @@ impl Connection {
     ///
     /// If a filter is longer than 65,535 bytes.
     pub fn subscribe(&mut self, filters: &[(&str, Qos)], output: &mut Vec<u8>) -> PacketId {
-        let id = self.next_id();
+        let id = self.in_flight.give();
         encode_subscribe(id, filters, output);
         id
     }
@@ -145,7 +141,7 @@ impl Connection {
     ///
     /// If a filter is longer than 65,535 bytes.
     pub fn unsubscribe(&mut self, filters: &[&str], output: &mut Vec<u8>) -> PacketId {
-        let id = self.next_id();
+        let id = self.in_flight.give();
         encode_unsubscribe(id, filters, output);
         id
     }
@@ -158,15 +154,5 @@ impl Connection {
     /// How often a client pings: twice in its keep-alive, whatever else it says, so that no clock is needed at each packet.
     pub(super) fn ping_interval_ms(&self) -> u64 {
         u64::from(self.keep_alive_s) * 500
-    }
-
-    /// An identifier that no message on its way has.
-    fn next_id(&mut self) -> PacketId {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            if let Some(id) = PacketId::new(self.last_id).filter(|id| !self.in_flight.contains(id)) {
-                return id;
-            }
-        }
     }
 }
