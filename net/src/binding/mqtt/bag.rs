@@ -142,6 +142,10 @@ fn decode(text: &str) -> Result<Cow<'_, str>, BagError> {
 
 /// Where the property of a decoded name goes, if that is not the device's own affair.
 fn place_of(name: &str) -> Option<Place> {
+    // Nearly all names end here.
+    if !matches!(name.as_bytes(), [b'$' | b'd' | b'i', ..]) {
+        return None;
+    }
     match name.strip_prefix("$.") {
         Some(key) => SYSTEM_KEYS.iter().find(|(known, _)| *known == key).map(|(_, place)| *place),
         None => ANNOTATIONS[..WRITTEN_OUT].iter().position(|known| *known == name).map(Place::Annotation),

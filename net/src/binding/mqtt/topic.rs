@@ -29,7 +29,11 @@ impl<'a> Target<'a> {
                 _ => Self::Foreign,
             };
         }
-        match of_device(topic, device).and_then(|rest| after_words(rest, ["messages", "events"])) {
+        let bag = |rest: &'a str| {
+            // As nearly all clients write it.
+            rest.strip_prefix("messages/events/").or_else(|| after_words(rest, ["messages", "events"]))
+        };
+        match of_device(topic, device).and_then(bag) {
             Some(bag) => Self::Telemetry { bag: bag.strip_suffix('/').unwrap_or(bag) },
             None => Self::Foreign,
         }
@@ -47,10 +51,11 @@ pub fn command_prefix<'a>(filter: &'a str, device: &DeviceId) -> Option<&'a str>
 /// What follows the device in `devices/{id}/...`, if it is this device. Clients write the id raw or percent-encoded.
 fn of_device<'a>(topic: &'a str, device: &DeviceId) -> Option<&'a str> {
     let rest = topic.strip_prefix("devices/")?;
+    if let Some(rest) = rest.strip_prefix(device.as_str()).and_then(|rest| rest.strip_prefix('/')) {
+        return Some(rest);
+    }
     let (id, rest) = rest.split_once('/')?;
-    let is_it =
-        id == device.as_str() || percent_decode_str(id).eq(device.as_str().as_bytes().iter().copied());
-    is_it.then_some(rest)
+    percent_decode_str(id).eq(device.as_str().as_bytes().iter().copied()).then_some(rest)
 }
 
 /// What follows two fixed words, compared without case, and a slash that may be missing at the end.
@@ -75,6 +80,7 @@ mod tests {
             ("devices/d/messages/events", "d", Some("")),
             ("devices/d/messages/events/a=b&c", "d", Some("a=b&c")),
             ("devices/d/messages/events/a=b/", "d", Some("a=b")),
+            ("devices/d/Messages/EVENTS/a=b", "d", Some("a=b")),
             ("devices/a%2Bb/messages/events/", "a+b", Some("")),
             ("devices/a+b/messages/events/", "a+b", Some("")),
             ("devices/a%2Bb/messages/events/", "a%2Bb", Some("")),
