@@ -207,6 +207,20 @@ impl<'a> Decoder<'a> {
         self.value_of(code)
     }
 
+    /// As [`Decoder::value`], for sections of messages: what they usually are is decoded here, without a call.
+    #[inline]
+    pub fn section(&mut self) -> Result<Value<'a>, DecodeError> {
+        match self.byte()? {
+            0xa0 => Ok(Value::Binary(self.variable8()?)),
+            0xb0 => Ok(Value::Binary(self.variable32()?)),
+            0xc1 => {
+                let (count, body) = self.compound(0xc1)?;
+                Ok(Value::Map(Map::new(count, body)?))
+            }
+            code => self.value_of(code),
+        }
+    }
+
     /// The constructor of the next value; none: nothing is left.
     pub fn constructor(&self) -> Option<u8> {
         self.rest.first().copied()
@@ -220,16 +234,21 @@ impl<'a> Decoder<'a> {
     /// Anything that is not a well-formed value.
     #[inline]
     pub fn text_bytes(&mut self) -> Result<Option<&'a [u8]>, DecodeError> {
-        match self.rest {
-            [0xa1 | 0xa3, length, text @ ..]
-                if text.len() >= usize::from(*length) && is_ascii(&text[..usize::from(*length)]) =>
-            {
-                let (text, rest) = text.split_at(usize::from(*length));
-                self.rest = rest;
-                Ok(Some(text))
-            }
-            _ => Ok(self.value()?.as_text().map(str::as_bytes)),
+        match self.short_text() {
+            Some(text) => Ok(Some(text)),
+            None => Ok(self.value()?.as_text().map(str::as_bytes)),
         }
+    }
+
+    /// Moves behind the next value if it is text in ASCII with a length of one byte: nearly all text is. Otherwise it stays.
+    #[inline]
+    fn short_text(&mut self) -> Option<&'a [u8]> {
+        let [0xa1 | 0xa3, length, behind @ ..] = self.rest else { return None };
+        let (text, rest) = behind.split_at_checked((*length).into())?;
+        is_ascii(text).then(|| {
+            self.rest = rest;
+            text
+        })
     }
 
     /// Moves behind the next value and checks everything inside it; as [`Value::check`] without making a [`Value`] of it.
@@ -239,7 +258,10 @@ impl<'a> Decoder<'a> {
     /// Anything that is not a well-formed value.
     #[inline]
     pub fn check_next(&mut self) -> Result<(), DecodeError> {
-        self.check(NESTING_MAX)
+        match self.short_text() {
+            Some(_) => Ok(()),
+            None => self.check(NESTING_MAX),
+        }
     }
 
     /// Moves behind the next value and checks everything inside it. What messages are full of is checked without making a
@@ -359,6 +381,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Size and count of a compound or array, and the bytes behind the count.
+    #[inline]
     fn compound(&mut self, code: u8) -> Result<(u32, &'a [u8]), DecodeError> {
         // The size counts the bytes behind it, the count's own among them. The high nibble's low bit says how wide both are.
         if code & 0x10 == 0 {
@@ -392,6 +415,7 @@ impl<'a> Decoder<'a> {
         self.take(length)
     }
 
+    #[inline]
     fn variable32(&mut self) -> Result<&'a [u8], DecodeError> {
         let length = u32::from_be_bytes(self.fixed()?) as usize;
         self.take(length)
@@ -422,10 +446,16 @@ fn check_ascii(bytes: &[u8]) -> Result<(), DecodeError> {
 /// Names and short values are what messages are full of: for those it is done here, without a call.
 #[inline]
 fn is_ascii(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let high_bits =
-        words.iter().fold(0, |bits, word| bits | u64::from_ne_bytes(*word)) & 0x8080_8080_8080_8080;
-    high_bits == 0 && rest.iter().fold(0, |bits, byte| bits | byte) < 0x80
+    // What is left of the last word is looked at together with bytes before it, which costs nothing.
+    let bits = if let Some(last) = bytes.last_chunk() {
+        let (words, _) = bytes.as_chunks();
+        words.iter().fold(u64::from_ne_bytes(*last), |bits, word| bits | u64::from_ne_bytes(*word))
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        (u32::from_ne_bytes(*first) | u32::from_ne_bytes(*last)).into()
+    } else {
+        bytes.iter().fold(0, |bits, byte| bits | u64::from(*byte))
+    };
+    bits & 0x8080_8080_8080_8080 == 0
 }
 
 pub(crate) fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {

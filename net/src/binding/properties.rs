@@ -149,6 +149,22 @@ enum SectionCode {
 }
 
 impl SectionCode {
+    const ALL: [Self; 9] = {
+        use SectionCode::*;
+        [
+            Header,
+            DeliveryAnnotations,
+            MessageAnnotations,
+            Properties,
+            ApplicationProperties,
+            Data,
+            Sequence,
+            Value,
+            Footer,
+        ]
+    };
+
+    #[cold]
     fn of(descriptor: Descriptor<'_>) -> Result<Self, DecodeError> {
         Ok(match descriptor {
             Descriptor::Code(0x70) | Descriptor::Symbol("amqp:header:list") => Self::Header,
@@ -183,12 +199,18 @@ struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// The next section of `payload`, whose rest is in `decoder`.
+    #[inline(always)]
     fn decode(decoder: &mut Decoder<'a>, payload: &'a [u8]) -> Result<Self, DecodeError> {
         let start = payload.len() - decoder.rest().len();
-        let is_short = decoder.rest().starts_with(&[0x00, 0x53]);
-        let code = SectionCode::of(decoder.descriptor()?)?;
+        let (code, is_short) = match decoder.rest() {
+            [0x00, 0x53, code @ 0x70..=0x78, rest @ ..] => {
+                *decoder = Decoder::new(rest);
+                (SectionCode::ALL[usize::from(code - 0x70)], true)
+            }
+            _ => (SectionCode::of(decoder.descriptor()?)?, false),
+        };
         let value_start = payload.len() - decoder.rest().len();
-        let value = decoder.value()?;
+        let value = decoder.section()?;
         let end = payload.len() - decoder.rest().len();
         Ok(Self { code, value, range: start..end, value_start, is_short })
     }
@@ -409,9 +431,10 @@ fn write_other_body(message: &[u8], out: &mut Vec<u8>) -> Result<(), MessageErro
 /// Append the annotations that a sender may set, as map entries without the map's head.
 fn keep_annotations(annotations: Option<Map<'_>>, made: &mut Vec<u8>) -> (Range<usize>, u16) {
     let start = made.len();
+    let Some(annotations) = annotations else { return (start..start, 0) };
     let mut value_count = 0;
     for name in EXTRA_ANNOTATIONS {
-        let value = annotations.and_then(|annotations| annotations.find(name));
+        let value = annotations.find(name);
         if let Some(value @ (Value::String(_) | Value::Symbol(_))) = value {
             encode::symbol(made, name);
             value.encode(made);
