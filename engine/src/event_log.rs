@@ -14,12 +14,12 @@ use crate::request::SequenceNumber;
 /// none.
 pub trait EventLog {
     /// Submit events, all or none, in this order; each record is given in parts, which are copied before this returns.
-    /// `time_ms` is their enqueued time, never smaller than that of an earlier call.
+    /// `time_ms` is their enqueued time, never smaller than that of an earlier call. Told by [`EventLogNews::Appended`].
     ///
     /// # Errors
     ///
     /// [`SubmitError`]: nothing was submitted.
-    fn submit(&mut self, records: &[&[&[u8]]], time_ms: u64) -> Result<Ticket, SubmitError>;
+    fn submit(&mut self, records: &[&[&[u8]]], time_ms: u64) -> Result<(), SubmitError>;
 
     /// Carry on with what is asked and what is done. Called at the end of each turn and at the time of
     /// [`EventLog::next_timeout_ms`].
@@ -57,19 +57,16 @@ pub trait EventLog {
     fn next_timeout_ms(&self) -> Option<u64>;
 }
 
-/// One submission. Tickets grow; news of them come in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
 /// What a log tells unasked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventLogNews {
-    /// A submission is durable.
+    /// Events are durable: the oldest of those that were submitted and not told of yet, in the order of their submission. What
+    /// was submitted together is told of together.
     Appended {
-        /// Which.
-        ticket: Ticket,
-        /// The first event's number; the others follow without a gap.
+        /// The first one's number; the others follow without a gap.
         first: SequenceNumber,
+        /// How many.
+        event_count: u64,
     },
     /// What was missing for a read or a seek is there now, or could not be loaded: ask again.
     Loaded,

@@ -1,13 +1,9 @@
 //! Events on this machine's disk: the event log over `segment-log`.
 
-use std::collections::VecDeque;
-
 use segment_log::storage::Storage;
 use segment_log::{AppendError, Log, LogConfig, LogEvent, Now, Offset, OpenError, ReadLimit, RecoveryReport};
 
-use crate::event_log::{
-    EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError, Ticket,
-};
+use crate::event_log::{EventLog, EventLogNews, EventRead, LogBounds, ReadBudget, ReadError, SubmitError};
 use crate::limits::READ_SLICE_COUNT_MAX;
 use crate::payload::SharedRecords;
 use crate::request::SequenceNumber;
@@ -16,15 +12,9 @@ use crate::request::SequenceNumber;
 pub struct LocalLog<S: Storage> {
     log: Log<S::Buffer>,
     storage: S,
-    submitted: VecDeque<Submitted>,
-    next_ticket: u64,
+    /// Everything before it was told of as durable, or was there at the opening.
+    told: Offset,
     ticked_ms: Option<u64>,
-}
-
-struct Submitted {
-    ticket: Ticket,
-    first: u64,
-    end: u64,
 }
 
 impl<S: Storage> LocalLog<S> {
@@ -40,13 +30,14 @@ impl<S: Storage> LocalLog<S> {
         seed: u64,
     ) -> Result<(Self, RecoveryReport), OpenError> {
         let (log, report) = Log::open(&mut storage, config, now, seed)?;
-        Ok((Self { log, storage, submitted: VecDeque::new(), next_ticket: 0, ticked_ms: None }, report))
+        let told = log.committed();
+        Ok((Self { log, storage, told, ticked_ms: None }, report))
     }
 }
 
 impl<S: Storage> EventLog for LocalLog<S> {
-    fn submit(&mut self, records: &[&[&[u8]]], time_ms: u64) -> Result<Ticket, SubmitError> {
-        let first = self.log.append(records, time_ms).map_err(|error| match error {
+    fn submit(&mut self, records: &[&[&[u8]]], time_ms: u64) -> Result<(), SubmitError> {
+        self.log.append(records, time_ms).map(drop).map_err(|error| match error {
             AppendError::Busy => SubmitError::Busy,
             AppendError::NoSpace => SubmitError::Full,
             AppendError::Latched => SubmitError::Failed,
@@ -54,11 +45,7 @@ impl<S: Storage> EventLog for LocalLog<S> {
             AppendError::TooLarge { bytes, bytes_max } => {
                 SubmitError::TooLarge { bytes: bytes as u64, bytes_max: bytes_max as u64 }
             }
-        })?;
-        let ticket = Ticket(self.next_ticket);
-        self.next_ticket += 1;
-        self.submitted.push_back(Submitted { ticket, first: first.0, end: first.0 + records.len() as u64 });
-        Ok(ticket)
+        })
     }
 
     fn poll(&mut self, now: Now) {
@@ -71,13 +58,11 @@ impl<S: Storage> EventLog for LocalLog<S> {
 
     fn poll_news(&mut self) -> Option<EventLogNews> {
         // Submissions first: a log that failed later still keeps what it had made durable.
-        let durable = self.log.committed().0;
-        if self.submitted.front().is_some_and(|submitted| submitted.end <= durable) {
-            let submitted = self.submitted.pop_front()?;
-            return Some(EventLogNews::Appended {
-                ticket: submitted.ticket,
-                first: SequenceNumber(submitted.first),
-            });
+        let durable = self.log.committed();
+        if self.told < durable {
+            let first = std::mem::replace(&mut self.told, durable);
+            let event_count = durable.0 - first.0;
+            return Some(EventLogNews::Appended { first: SequenceNumber(first.0), event_count });
         }
         while let Some(event) = self.log.poll_event() {
             let news = match event {

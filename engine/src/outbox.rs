@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 
 use crate::limits::MONITOR_EVENT_COUNT_MAX;
 use crate::monitor::{Counters, MonitorEvent};
-use crate::request::{Caller, ConnectionId, EngineError, Notice, Reply};
+use crate::request::{Appended, Caller, ConnectionId, EngineError, Notice, Reply};
 
 /// Filled by the partitions of a shard, emptied by the shard's caller. Its replies and notices are bounded by what the
 /// callers have open; monitoring events by a limit of their own.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// Answers, in the order in which they were given.
+    /// Answers to appends, in the order in which they were given: apart from the others, because they are small and there is one
+    /// for every event.
+    pub appended: VecDeque<(ConnectionId, Appended)>,
+    /// Other answers, in the order in which they were given.
     pub replies: VecDeque<(Caller, Reply)>,
     /// What connections learn unasked.
     pub notices: VecDeque<(ConnectionId, Notice)>,
@@ -23,6 +26,11 @@ impl Outbox {
     /// Answer a request.
     pub fn reply(&mut self, caller: Caller, reply: Reply) {
         self.replies.push_back((caller, reply));
+    }
+
+    /// Answer an append.
+    pub fn appended(&mut self, connection: ConnectionId, appended: Appended) {
+        self.appended.push_back((connection, appended));
     }
 
     /// Refuse a request.

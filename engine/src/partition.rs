@@ -341,8 +341,8 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         let (partition, at_ms, log) = (self.id, turn.now.wall_ms, LogName::Events);
         while let Some(news) = self.events.poll_news() {
             match news {
-                EventLogNews::Appended { ticket, first } => {
-                    self.release_append(ticket, first, turn);
+                EventLogNews::Appended { first, event_count } => {
+                    self.release_appends(first, event_count, turn);
                     self.reading.wake_at_end();
                 }
                 EventLogNews::Loaded => self.reading.wake_loading(),

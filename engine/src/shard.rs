@@ -17,7 +17,9 @@ use crate::monitor::{Counters, MonitorEvent};
 use crate::outbox::Outbox;
 pub use crate::partition::PartitionStorage;
 use crate::partition::{Partition, Turn, open};
-use crate::request::{AppendView, Caller, ConnectionId, EngineError, Notice, PartitionId, Reply, Request};
+use crate::request::{
+    AppendView, Appended, Caller, ConnectionId, EngineError, Notice, PartitionId, Reply, Request,
+};
 
 /// The partitions of one core. Synchronous and single-threaded: time comes in with each call, I/O is asked of the storages
 /// that it was opened with.
@@ -148,9 +150,19 @@ impl<S: Storage> Shard<S> {
         })
     }
 
-    /// The next answer.
+    /// The next answer: those to appends first, unless [`Shard::poll_appended`] has taken them.
     pub fn poll_reply(&mut self) -> Option<(Caller, Reply)> {
-        self.out.replies.pop_front()
+        match self.poll_appended() {
+            Some((connection, Appended { token, first, event_count })) => {
+                Some((Caller { connection, token }, Reply::Appended { first, event_count }))
+            }
+            None => self.out.replies.pop_front(),
+        }
+    }
+
+    /// The next answer to an append, for those who hand many of them on together.
+    pub fn poll_appended(&mut self) -> Option<(ConnectionId, Appended)> {
+        self.out.appended.pop_front()
     }
 
     /// The next thing that a connection learns unasked.

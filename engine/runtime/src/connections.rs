@@ -239,33 +239,31 @@ impl ConnectionTable {
     /// Take back what [`charge`](Self::charge) took: the request was not sent, or its answer is here. False: the connection
     /// has gone, and with it all its places.
     pub(crate) fn release(&mut self, id: ConnectionId, target: CoreId) -> bool {
-        let Some(live) = self.live(id) else { return false };
-        let way = &mut live.ways[usize::from(target.0)];
-        if way.outstanding_count == 0 {
-            return false;
-        }
-        way.outstanding_count -= 1;
-        live.outstanding_count -= 1;
-        true
+        self.live(id).is_some_and(|live| live.release(target))
     }
 
     /// Bring the answer to its connection. True: the place that it had with `source` is free again.
     pub(crate) fn deliver_reply(&mut self, source: CoreId, caller: Caller, reply: Reply) -> bool {
-        let released = self.release(caller.connection, source);
-        let Some(live) = self.live(caller.connection) else { return released };
-        let token = caller.token;
-        match reply {
-            Reply::Appended { first, event_count } => {
-                live.appended.push(Appended { token, first, event_count });
-                if live.appended.len() > 1 {
-                    // It was woken by the first one and has not looked yet.
-                    return released;
-                }
-            }
-            reply => live.inbox.push_back(Delivery::Reply { token, reply }),
+        let Caller { connection, token } = caller;
+        if let Reply::Appended { first, event_count } = reply {
+            return self.deliver_appended(source, connection, Appended { token, first, event_count });
         }
+        let Some(live) = self.live(connection) else { return false };
+        let released = live.release(source);
+        live.inbox.push_back(Delivery::Reply { token, reply });
         live.wake();
         released
+    }
+
+    /// As [`deliver_reply`](Self::deliver_reply), for the answer to an append.
+    pub(crate) fn deliver_appended(&mut self, source: CoreId, id: ConnectionId, appended: Appended) -> bool {
+        let Some(live) = self.live(id) else { return false };
+        live.appended.push(appended);
+        // The first one wakes the connection; until it has looked, the others need not.
+        if live.appended.len() == 1 {
+            live.wake();
+        }
+        live.release(source)
     }
 
     /// Bring news to their connection, if it still exists.
@@ -375,6 +373,17 @@ impl ConnectionTable {
 }
 
 impl Live {
+    /// Give back the place of one answer. False: there is none.
+    fn release(&mut self, target: CoreId) -> bool {
+        let way = &mut self.ways[usize::from(target.0)];
+        if way.outstanding_count == 0 {
+            return false;
+        }
+        way.outstanding_count -= 1;
+        self.outstanding_count -= 1;
+        true
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();

@@ -8,7 +8,9 @@ use engine::Now;
 use engine::door::Busy;
 use engine::job::Job;
 use engine::placement::partition_core;
-use engine::request::{AppendView, Caller, ConnectionId, CoreId, Notice, PartitionId, Reply, Request};
+use engine::request::{
+    AppendView, Appended, Caller, ConnectionId, CoreId, Notice, PartitionId, Reply, Request,
+};
 use engine::shard::Shard;
 
 use crate::clock::Clock;
@@ -306,6 +308,7 @@ impl Core {
                     .push(Item::Notice(connection, notice));
             }
         }
+        self.deliver_appended(shard);
         while let Some((caller, reply)) = shard.poll_reply() {
             if caller.connection.core == self.id {
                 self.deliver_reply(self.id, caller, reply);
@@ -352,6 +355,20 @@ impl Core {
         }
         if self.connections.borrow_mut().deliver_reply(source, caller, reply) {
             self.release_replies(source, 1);
+        }
+    }
+
+    /// Bring the answers to appends to their connections.
+    fn deliver_appended(&self, shard: &mut Shard<DmaStorage>) {
+        let mut connections = self.connections.borrow_mut();
+        while let Some((connection, appended)) = shard.poll_appended() {
+            if connection.core == self.id {
+                connections.deliver_appended(self.id, connection, appended);
+            } else {
+                let Appended { token, first, event_count } = appended;
+                let item = Item::Reply(Caller { connection, token }, Reply::Appended { first, event_count });
+                self.outboxes.borrow_mut()[usize::from(connection.core.0)].push(item);
+            }
         }
     }
 

@@ -8,14 +8,13 @@ use super::{Partition, Turn};
 use crate::access::check_session;
 use crate::door::Busy;
 use crate::event::{EVENT_HEADER_BYTES, Source, Stamp};
-use crate::event_log::{EventLog, SubmitError, Ticket};
+use crate::event_log::{EventLog, SubmitError};
 use crate::monitor::MonitorEvent;
-use crate::request::{Caller, EngineError, EventView, Reply, SequenceNumber, SessionId, UnattachedAppend};
+use crate::request::{Appended, Caller, EngineError, EventView, SequenceNumber, SessionId, UnattachedAppend};
 
 /// Events that are submitted and not durable yet.
 #[derive(Debug)]
 pub(crate) struct PendingAppend {
-    ticket: Ticket,
     caller: Caller,
     event_count: u32,
     bytes: u64,
@@ -70,7 +69,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         session.last_activity_ms = turn.now.wall_ms;
         match append {
             Some(append) => self.appends.push_back(append.of(caller, event_count)),
-            None => turn.out.reply(caller, self.nothing_appended()),
+            None => self.nothing_appended(caller, turn),
         }
         Ok(())
     }
@@ -121,7 +120,7 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         self.activate(&device, turn);
         match append {
             Some(append) => self.appends.push_back(append.of(caller, count(&views))),
-            None => turn.out.reply(caller, self.nothing_appended()),
+            None => self.nothing_appended(caller, turn),
         }
         Ok(())
     }
@@ -140,18 +139,26 @@ impl<E: EventLog, S: Storage> Partition<E, S> {
         turn.out.fail(caller, error);
     }
 
-    fn nothing_appended(&self) -> Reply {
-        Reply::Appended { first: self.events.bounds().submitted, event_count: 0 }
+    fn nothing_appended(&self, caller: Caller, turn: &mut Turn<'_>) {
+        let first = self.events.bounds().submitted;
+        turn.out.appended(caller.connection, Appended { token: caller.token, first, event_count: 0 });
     }
 
-    /// A submission is durable: its caller is told.
-    pub(super) fn release_append(&mut self, ticket: Ticket, first: SequenceNumber, turn: &mut Turn<'_>) {
-        let append = self.appends.pop_front().expect("the log tells only of what was submitted");
-        assert_eq!(append.ticket, ticket, "the log tells in the order of submission");
-        self.last_enqueued_ms = append.time_ms;
-        turn.out.counters.events_appended += u64::from(append.event_count);
-        turn.out.counters.event_bytes_appended += append.bytes;
-        turn.out.reply(append.caller, Reply::Appended { first, event_count: append.event_count });
+    /// Events are durable, from `first` on so many: whoever submitted them is told.
+    pub(super) fn release_appends(&mut self, first: SequenceNumber, event_count: u64, turn: &mut Turn<'_>) {
+        turn.out.counters.events_appended += event_count;
+        let SequenceNumber(mut next) = first;
+        let end = next + event_count;
+        while next < end {
+            let append = self.appends.pop_front().expect("the log tells only of what was submitted");
+            let PendingAppend { caller, event_count, bytes, time_ms } = append;
+            self.last_enqueued_ms = time_ms;
+            turn.out.counters.event_bytes_appended += bytes;
+            let first = SequenceNumber(next);
+            turn.out.appended(caller.connection, Appended { token: caller.token, first, event_count });
+            next += u64::from(event_count);
+        }
+        assert_eq!(next, end, "what was submitted together is told of together");
     }
 
     /// The log has failed: whoever waits for it is told, and nothing more is taken.
@@ -170,15 +177,14 @@ fn count(events: &[EventView<'_>]) -> u32 {
 
 /// What was submitted; whose it is is added by [`Submitted::of`].
 struct Submitted {
-    ticket: Ticket,
     bytes: u64,
     time_ms: u64,
 }
 
 impl Submitted {
     fn of(self, caller: Caller, event_count: u32) -> PendingAppend {
-        let Self { ticket, bytes, time_ms } = self;
-        PendingAppend { ticket, caller, event_count, bytes, time_ms }
+        let Self { bytes, time_ms } = self;
+        PendingAppend { caller, event_count, bytes, time_ms }
     }
 }
 
@@ -212,14 +218,14 @@ fn submit(
     }
     // A clock that goes back must not take the partition with it.
     let time_ms = turn.now.wall_ms.max(log.bounds().last_time_ms);
-    let ticket = submit_records(log, stamp, events, time_ms).map_err(|error| match error {
+    submit_records(log, stamp, events, time_ms).map_err(|error| match error {
         SubmitError::Busy => EngineError::Busy,
         SubmitError::Full => EngineError::StorageFull,
         SubmitError::TooLarge { bytes, bytes_max } => EngineError::EventTooLarge { bytes, bytes_max },
         SubmitError::Failed => EngineError::StorageFailed,
         SubmitError::Closed => EngineError::Stopping,
     })?;
-    Ok(Some(Submitted { ticket, bytes, time_ms }))
+    Ok(Some(Submitted { bytes, time_ms }))
 }
 
 fn submit_records(
@@ -227,7 +233,7 @@ fn submit_records(
     stamp: &Stamp<'_>,
     events: &[EventView<'_>],
     time_ms: u64,
-) -> Result<Ticket, SubmitError> {
+) -> Result<(), SubmitError> {
     let header = |event: &EventView<'_>| -> [u8; EVENT_HEADER_BYTES] {
         let annotations_bytes = u32::try_from(event.annotations.len()).expect("an event's size has a limit");
         stamp.encode_header(annotations_bytes, event.annotation_value_count)
