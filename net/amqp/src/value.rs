@@ -464,3 +464,21 @@ pub(crate) fn ascii(bytes: &[u8]) -> Result<&str, DecodeError> {
         false => Err(DecodeError::InvalidValue("symbol")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_high_bit_is_seen_wherever_it_stands() {
+        for length in 0..40 {
+            let mut text = vec![b'a'; length];
+            assert!(is_ascii(&text), "{length} bytes");
+            for place in 0..length {
+                text[place] = 0x80;
+                assert!(!is_ascii(&text), "{place} of {length} bytes");
+                text[place] = b'a';
+            }
+        }
+    }
+}

@@ -149,6 +149,7 @@ enum SectionCode {
 }
 
 impl SectionCode {
+    /// By their code, from 0x70 on.
     const ALL: [Self; 9] = {
         use SectionCode::*;
         [
@@ -167,21 +168,16 @@ impl SectionCode {
     #[cold]
     fn of(descriptor: Descriptor<'_>) -> Result<Self, DecodeError> {
         Ok(match descriptor {
-            Descriptor::Code(0x70) | Descriptor::Symbol("amqp:header:list") => Self::Header,
-            Descriptor::Code(0x71) | Descriptor::Symbol("amqp:delivery-annotations:map") => {
-                Self::DeliveryAnnotations
-            }
-            Descriptor::Code(0x72) | Descriptor::Symbol("amqp:message-annotations:map") => {
-                Self::MessageAnnotations
-            }
-            Descriptor::Code(0x73) | Descriptor::Symbol("amqp:properties:list") => Self::Properties,
-            Descriptor::Code(0x74) | Descriptor::Symbol("amqp:application-properties:map") => {
-                Self::ApplicationProperties
-            }
-            Descriptor::Code(0x75) | Descriptor::Symbol("amqp:data:binary") => Self::Data,
-            Descriptor::Code(0x76) | Descriptor::Symbol("amqp:amqp-sequence:list") => Self::Sequence,
-            Descriptor::Code(0x77) | Descriptor::Symbol("amqp:amqp-value:*") => Self::Value,
-            Descriptor::Code(0x78) | Descriptor::Symbol("amqp:footer:map") => Self::Footer,
+            Descriptor::Code(code @ 0x70..=0x78) => Self::ALL[code as usize - 0x70],
+            Descriptor::Symbol("amqp:header:list") => Self::Header,
+            Descriptor::Symbol("amqp:delivery-annotations:map") => Self::DeliveryAnnotations,
+            Descriptor::Symbol("amqp:message-annotations:map") => Self::MessageAnnotations,
+            Descriptor::Symbol("amqp:properties:list") => Self::Properties,
+            Descriptor::Symbol("amqp:application-properties:map") => Self::ApplicationProperties,
+            Descriptor::Symbol("amqp:data:binary") => Self::Data,
+            Descriptor::Symbol("amqp:amqp-sequence:list") => Self::Sequence,
+            Descriptor::Symbol("amqp:amqp-value:*") => Self::Value,
+            Descriptor::Symbol("amqp:footer:map") => Self::Footer,
             _ => return Err(DecodeError::UnexpectedDescriptor),
         })
     }
