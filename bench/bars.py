@@ -65,15 +65,15 @@ ROWS = {
     "many-tls": Row("10 000 AMQP connections, one event in flight each, TLS", "60 k/s", MANY),
     "many-mqtt": Row("10 000 MQTT connections, one event in flight each, TLS", "80 % of AMQP's", (*MANY, "--protocol", "mqtt")),
     "latency": Row(
-        "acknowledgement at 300 000 events/s, p99",
+        "acknowledgement at 500 000 events/s, p99",
         "4 x the p99 of one commit",
-        ("gateway", "--rate", "300000"),
+        ("gateway", "--rate", "500000"),
         **P99,
     ),
     "latency-retained": Row(
         "the same with retention active",
         "4 x the p99 of one commit",
-        ("gateway", "--rate", "300000", "--hub-arg=--retention-bytes=1GiB", "--may-expire", "--warm-up", "30"),
+        ("gateway", "--rate", "500000", "--hub-arg=--retention-bytes=1GiB", "--may-expire", "--warm-up", "20"),
         **P99,
     ),
     "ingest-alone": Row("acknowledgement at 100 000 events/s, p99", "", ("gateway", "--rate", "100000"), **P99),
