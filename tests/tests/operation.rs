@@ -157,6 +157,20 @@ fn an_idle_hub_idles() {
     });
 }
 
+/// The program is linked so that io_uring does not interrupt its cores. Kernels before 5.19 cannot but do that.
+#[test]
+fn nothing_interrupts_the_cores() {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|mark: char| !mark.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let kernel_can = (numbers.next(), numbers.next()) >= (Some(5), Some(19));
+    run(Needs::LowPorts, || {
+        let mut hub = Hub::start(&["--cores", "1"]);
+        hub.stop();
+        assert_eq!(hub.printed_ever().contains("interrupt the cores"), !kernel_can);
+    });
+}
+
 /// Retention by bytes frees disk and moves the first sequence number; who asks for older events gets the oldest.
 #[test]
 fn retention_by_bytes_moves_the_first_event() {

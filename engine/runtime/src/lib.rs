@@ -8,7 +8,7 @@
 //! What is not here: protocols, rules of the hub, and anything of a core that another core may touch, but its mailboxes
 //! and its bell. A core's thread makes no call that can sleep: what may is done by io_uring or by helper threads. A core
 //! with nothing to do sleeps until its bell rings, its disk answers or its next deadline has come.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod breath;
 mod buffer;
@@ -27,6 +27,7 @@ mod mailbox;
 mod monitor;
 mod outside;
 pub mod probe;
+mod ring_setup;
 mod router;
 mod run;
 mod shared;

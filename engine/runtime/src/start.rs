@@ -25,6 +25,7 @@ use crate::helper::{HelperThreads, Helpers};
 use crate::limits::{CORE_COUNT_MAX, PREEMPT_MS, RING_DEPTH, RING_MEMORY_BYTES};
 use crate::monitor;
 use crate::probe::{ProbeError, check_io_uring};
+use crate::ring_setup::is_cooperative;
 use crate::run::run_core;
 use crate::shared::{News, Shared};
 
@@ -138,7 +139,14 @@ where
     gate.open(result.is_ok());
     let running = Running { shared, news, threads, helper_threads };
     match result {
-        Ok(()) => Ok(running),
+        Ok(()) => {
+            if !is_cooperative() {
+                tracing::warn!(
+                    "completions of io_uring interrupt the cores: the hub is faster on Linux 5.19 or newer"
+                );
+            }
+            Ok(running)
+        }
         Err(error) => {
             running.join_threads(usize::from(core_count));
             Err(error)
