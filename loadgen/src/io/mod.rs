@@ -3,6 +3,7 @@
 //! A generator shares the machine with what it measures, so it does as little as it can: no task, no queue and no buffer
 //! per connection, one read and one write for each turn.
 
+mod known;
 mod link;
 mod reactor;
 mod transport;
