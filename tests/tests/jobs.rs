@@ -183,7 +183,7 @@ fn jobs_stay_in_their_directory_and_with_those_who_may() {
 /// Twenty thousand lines, and SIGKILL in between: each device is there once, each line that is refused is told of once.
 #[test]
 fn an_import_and_an_export_outlive_the_process() {
-    const COUNT: usize = 20_000;
+    const COUNT: usize = 90_000;
     run(Needs::LowPorts, || {
         let mut hub = Hub::start(&["--cores", "2"]);
         let service = hub.service();
