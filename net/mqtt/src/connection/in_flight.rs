@@ -7,6 +7,9 @@ use crate::packet::PacketId;
 /// Identifiers there are.
 const ID_COUNT: u64 = u16::MAX as u64;
 
+/// Messages that may be in flight: one identifier is always left for what is acknowledged elsewhere.
+const MESSAGE_COUNT_MAX: usize = u16::MAX as usize - 1;
+
 /// Gives identifiers in turn, and knows which are in use. Acknowledgements nearly always come in the order of the messages
 /// [MQTT 4.6], so the oldest one is looked at first.
 #[derive(Debug, Default)]
@@ -19,6 +22,11 @@ pub(super) struct InFlight {
 impl InFlight {
     pub(super) fn len(&self) -> usize {
         self.numbers.len()
+    }
+
+    /// How many messages may be sent until `max` are in flight.
+    pub(super) fn room(&self, max: u16) -> usize {
+        usize::from(max).min(MESSAGE_COUNT_MAX).saturating_sub(self.len())
     }
 
     /// An identifier that is not in use, for what is acknowledged elsewhere.
@@ -71,6 +79,16 @@ mod tests {
         }
         assert_eq!(in_flight.len(), 1);
         assert!(in_flight.end(kept));
+    }
+
+    #[test]
+    fn there_is_an_identifier_left_when_no_message_may_be_sent() {
+        let mut in_flight = InFlight::default();
+        while in_flight.room(u16::MAX) > 0 {
+            in_flight.begin();
+        }
+        let left = in_flight.give();
+        assert!(in_flight.numbers.iter().all(|number| id_of(*number) != left));
     }
 
     #[test]

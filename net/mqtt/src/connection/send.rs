@@ -86,7 +86,7 @@ impl Connection {
 
     /// How many more messages may be sent that are to be acknowledged.
     pub fn window(&self) -> usize {
-        usize::from(self.config.in_flight_max).saturating_sub(self.in_flight.len())
+        self.in_flight.room(self.config.in_flight_max)
     }
 
     /// Tell the peer that its message has arrived.
