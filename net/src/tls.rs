@@ -1,8 +1,9 @@
-//! TLS, driven by hand: with its `client`, the only place that names rustls.
+//! TLS, driven by hand: with its `client` and `records`, the only place that names rustls.
 //!
-//! [`Session`] is one server-side connection without a socket. Records are decrypted in place, in the buffer that they were
-//! read into; what is not a whole record yet is carried by the session ([`CARRY_BYTES_MAX`]) and goes in front of the next
-//! input. Nothing else of a connection's bytes is kept, which is what an idle connection's few kilobytes rest on.
+//! [`Session`] is one server-side connection without a socket. rustls shakes hands; what follows is opened and sealed by
+//! `records`. Records are decrypted in place, in the buffer that they were read into; what is not a whole record yet is carried
+//! by the session ([`CARRY_BYTES_MAX`]) and goes in front of the next input. Nothing else of a connection's bytes is kept,
+//! which is what an idle connection's few kilobytes rest on.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,10 +13,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, UnbufferedServerConnection};
 use rustls::sign::CertifiedKey;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, SupportedCipherSuite};
+use rustls::unbuffered::{ConnectionState, EncodeError};
+use rustls::{CipherSuite, HandshakeKind, ServerConfig, SupportedCipherSuite};
+
+use self::records::Records;
 
 mod client;
+mod records;
 
 #[cfg(test)]
 pub(crate) use client::client_config;
@@ -24,15 +28,6 @@ pub use client::{ClientStream, Trust};
 /// Most bytes of an incomplete record that a session carries from one input to the next: a record of 16 KiB with all
 /// that TLS 1.2 may add to it [RFC 5246 6.2.3]. A handshake message that does not fit is refused.
 pub const CARRY_BYTES_MAX: usize = 18 * 1024;
-
-/// Plaintext that fits into one record [RFC 8446 5.1].
-const RECORD_PLAINTEXT_BYTES: usize = 16 * 1024;
-
-/// More than any cipher suite adds to a record: header, explicit nonce, content type, tag.
-const RECORD_OVERHEAD_BYTES: usize = 64;
-
-/// So many records before a suite's limit a session asks to be ended: enough to say goodbye on every link.
-const RECORDS_RESERVE: u64 = 1 << 16;
 
 /// What went wrong with TLS.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +82,8 @@ impl Acceptor {
         // Many clients name AES-256 with SHA-384 first; the hub prefers the shorter key, ten rounds in place of fourteen,
         // which nobody breaks either.
         config.ignore_client_order = true;
+        // For `records`.
+        config.enable_secret_extraction = true;
         Ok(Self { config: Arc::new(config), certificate })
     }
 
@@ -109,13 +106,11 @@ impl Acceptor {
     pub fn open(&self) -> Result<Session, TlsError> {
         let connection = UnbufferedServerConnection::new(self.config.clone()).map_err(TlsError::Peer)?;
         Ok(Session {
-            connection,
+            phase: Phase::Handshake(Box::new(connection)),
             carry: Vec::new(),
-            is_open: false,
+            is_resumed: false,
             is_peer_closed: false,
             is_closed: false,
-            records_sent: 0,
-            records_sent_max: u64::MAX,
         })
     }
 }
@@ -181,13 +176,20 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// [`handle_input`](Session::handle_input); once [`is_open`](Session::is_open), [`seal`](Session::seal) what is to be sent;
 /// [`close`](Session::close) last. All of them append to `wire` what must reach the peer, in that order.
 pub struct Session {
-    connection: UnbufferedServerConnection,
+    phase: Phase,
     carry: Vec<u8>,
-    is_open: bool,
+    is_resumed: bool,
     is_peer_closed: bool,
     is_closed: bool,
-    records_sent: u64,
-    records_sent_max: u64,
+}
+
+/// How far a session has come.
+enum Phase {
+    /// In a box, because it is larger than all that an open session keeps.
+    Handshake(Box<UnbufferedServerConnection>),
+    Open(Records),
+    /// rustls ended the handshake and would not hand over.
+    Failed,
 }
 
 impl Session {
@@ -198,7 +200,7 @@ impl Session {
 
     /// Whether the handshake is done and data can be sent.
     pub fn is_open(&self) -> bool {
-        self.is_open && !self.is_closed
+        matches!(self.phase, Phase::Open(_)) && !self.is_closed
     }
 
     /// Whether the peer has said that it sends nothing more.
@@ -209,7 +211,7 @@ impl Session {
     /// Whether so many records were sent under keys that cannot be renewed (TLS 1.2 with AES-GCM: 2^24) that the connection
     /// should end now, in good order.
     pub fn is_nearly_exhausted(&self) -> bool {
-        self.records_sent >= self.records_sent_max.saturating_sub(RECORDS_RESERVE)
+        matches!(&self.phase, Phase::Open(records) if records.is_nearly_exhausted())
     }
 
     /// Take what was read, [`carried`](Session::carried) bytes first. Whole records are decrypted in place and their
@@ -224,9 +226,61 @@ impl Session {
         wire: &mut Vec<u8>,
         mut receive: impl FnMut(&[u8]),
     ) -> Result<(), TlsError> {
+        let rest = self.take(bytes, wire, &mut receive).map_err(|error| {
+            self.is_closed = true;
+            TlsError::Peer(error)
+        })?;
+        if self.is_peer_closed {
+            // Nothing behind a close is looked at [RFC 8446 6.1].
+            self.carry = Vec::new();
+            return Ok(());
+        }
+        if rest.len() > CARRY_BYTES_MAX {
+            self.is_closed = true;
+            return Err(TlsError::MessageTooLarge);
+        }
+        if rest.is_empty() {
+            // An idle connection keeps no buffer.
+            self.carry = Vec::new();
+        } else {
+            self.carry.clear();
+            self.carry.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// All whole records. Returns what is left over.
+    fn take<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        wire: &mut Vec<u8>,
+        receive: &mut impl FnMut(&[u8]),
+    ) -> Result<&'a [u8], rustls::Error> {
+        let mut start = 0;
+        if let Phase::Handshake(_) = self.phase {
+            start = self.shake_hands(bytes, wire, receive)?;
+        }
+        if let Phase::Open(records) = &mut self.phase
+            && !self.is_peer_closed
+        {
+            start += records.open(&mut bytes[start..], wire, receive)?;
+            self.is_peer_closed = records.is_peer_closed();
+        }
+        Ok(&bytes[start..])
+    }
+
+    /// What rustls understands of `bytes`. Data right behind the client's last word is handed on as well: the change to
+    /// [`Phase::Open`] comes when it waits for more. Returns how many bytes it took.
+    fn shake_hands(
+        &mut self,
+        bytes: &mut [u8],
+        wire: &mut Vec<u8>,
+        receive: &mut impl FnMut(&[u8]),
+    ) -> Result<usize, rustls::Error> {
+        let Phase::Handshake(connection) = &mut self.phase else { return Ok(0) };
         let mut start = 0;
         let result = loop {
-            let status = self.connection.process_tls_records(&mut bytes[start..]);
+            let status = connection.process_tls_records(&mut bytes[start..]);
             let mut discard = status.discard;
             let step = match status.state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
@@ -257,11 +311,7 @@ impl Session {
                     self.is_peer_closed = true;
                     Step::Again
                 }
-                Ok(ConnectionState::WriteTraffic(_)) => {
-                    self.is_open = true;
-                    Step::End(Ok(()))
-                }
-                // Early data is never offered, so it is never seen.
+                // It waits for more. Early data is never offered, so it is never seen.
                 Ok(_) => Step::End(Ok(())),
                 Err(error) => Step::End(Err(error)),
             };
@@ -270,31 +320,17 @@ impl Session {
                 break result;
             }
         };
-        let rest = &mut bytes[start..];
         if let Err(error) = result {
-            self.encode_alert(rest, wire);
-            return Err(TlsError::Peer(error));
+            encode_alert(connection, &mut bytes[start..], wire);
+            return Err(error);
         }
-        if self.is_open && self.records_sent_max == u64::MAX {
-            self.records_sent_max = records_sent_max(&self.connection);
+        if !connection.is_handshaking() {
+            self.is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+            if let Phase::Handshake(connection) = std::mem::replace(&mut self.phase, Phase::Failed) {
+                self.phase = Phase::Open(Records::new(*connection)?);
+            }
         }
-        if self.is_peer_closed {
-            // Nothing behind a close is looked at [RFC 8446 6.1].
-            self.carry = Vec::new();
-            return Ok(());
-        }
-        if rest.len() > CARRY_BYTES_MAX {
-            self.is_closed = true;
-            return Err(TlsError::MessageTooLarge);
-        }
-        if rest.is_empty() {
-            // An idle connection keeps no buffer.
-            self.carry = Vec::new();
-        } else {
-            self.carry.clear();
-            self.carry.extend_from_slice(rest);
-        }
-        Ok(())
+        Ok(start)
     }
 
     /// Encrypt `plaintext` into as few records as it needs: all replies of a turn in one, where they fit.
@@ -307,103 +343,40 @@ impl Session {
         if plaintext.is_empty() {
             return Ok(());
         }
-        if !self.is_open() {
-            return Err(TlsError::NotOpen);
-        }
-        let records = plaintext.len().div_ceil(RECORD_PLAINTEXT_BYTES);
-        // Room for a key update as well, which goes in front when it is due.
-        let room = plaintext.len() + (records + 2) * RECORD_OVERHEAD_BYTES;
-        let result = self.when_writable(wire, |traffic, wire| {
-            let start = wire.len();
-            wire.resize(start + room, 0);
-            let result = match traffic.encrypt(plaintext, &mut wire[start..]) {
-                Err(EncryptError::InsufficientSize(size)) => {
-                    wire.resize(start + size.required_size, 0);
-                    traffic.encrypt(plaintext, &mut wire[start..])
-                }
-                result => result,
-            };
-            wire.truncate(start + *result.as_ref().unwrap_or(&0));
-            result
-        })?;
-        match result {
-            Ok(_) => {
-                self.records_sent += records as u64;
-                Ok(())
+        match &mut self.phase {
+            Phase::Open(records) if !self.is_closed => {
+                records.seal(plaintext, wire).inspect_err(|_| self.is_closed = true)
             }
-            Err(_) => {
-                self.is_closed = true;
-                Err(TlsError::KeysExhausted)
-            }
+            _ => Err(TlsError::NotOpen),
         }
     }
 
     /// Say that nothing more is sent.
     pub fn close(&mut self, wire: &mut Vec<u8>) {
-        if !self.is_open() {
-            return;
+        if let Phase::Open(records) = &mut self.phase
+            && !self.is_closed
+        {
+            records.close(wire);
+            self.is_closed = true;
         }
-        // Failing to say goodbye changes nothing: the socket closes next.
-        let _ = self.when_writable(wire, |traffic, wire| {
-            let start = wire.len();
-            wire.resize(start + 2 * RECORD_OVERHEAD_BYTES, 0);
-            let written = traffic.queue_close_notify(&mut wire[start..]).unwrap_or(0);
-            wire.truncate(start + written);
-        });
-        self.is_closed = true;
     }
 
     /// What was negotiated, for a log line: version, cipher suite, full or resumed.
     pub fn describe(&self) -> String {
-        let version = match self.connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => "TLS 1.2",
-            Some(ProtocolVersion::TLSv1_3) => "TLS 1.3",
-            _ => "TLS",
+        let kind = if self.is_resumed { "resumed" } else { "full" };
+        let (version, suite) = match &self.phase {
+            Phase::Open(records) => match records.suite() {
+                SupportedCipherSuite::Tls12(suite) => ("TLS 1.2", suite.common.suite),
+                SupportedCipherSuite::Tls13(suite) => ("TLS 1.3", suite.common.suite),
+            },
+            Phase::Handshake(_) | Phase::Failed => return "TLS".to_string(),
         };
-        let kind = match self.connection.handshake_kind() {
-            Some(HandshakeKind::Resumed) => "resumed",
-            _ => "full",
-        };
-        match self.connection.negotiated_cipher_suite() {
-            Some(suite) => format!("{version} {:?} {kind}", suite.suite()),
-            None => version.to_string(),
-        }
+        format!("{version} {suite:?} {kind}")
     }
 
     /// Whether the session was resumed by a ticket; false before the handshake is done.
     pub fn is_resumed(&self) -> bool {
-        self.connection.handshake_kind() == Some(HandshakeKind::Resumed)
-    }
-
-    /// Write what rustls has queued (tickets, key updates), then call `write` in the state that may send data.
-    fn when_writable<T>(
-        &mut self,
-        wire: &mut Vec<u8>,
-        write: impl FnOnce(
-            &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
-            &mut Vec<u8>,
-        ) -> T,
-    ) -> Result<T, TlsError> {
-        loop {
-            // The carried bytes must be shown again: the deframer's place is counted from their front.
-            match self.connection.process_tls_records(&mut self.carry).state.map_err(TlsError::Peer)? {
-                ConnectionState::EncodeTlsData(mut data) => encode(wire, |room| data.encode(room)),
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.is_peer_closed = true,
-                ConnectionState::WriteTraffic(mut traffic) => return Ok(write(&mut traffic, wire)),
-                _ => return Err(TlsError::NotOpen),
-            }
-        }
-    }
-
-    /// After an error: the alert that tells the peer, where rustls has one. It is asked once and no more: with nothing left
-    /// to send it would look at `rest` again, fail again, and assert that it had not failed before.
-    fn encode_alert(&mut self, rest: &mut [u8], wire: &mut Vec<u8>) {
-        self.is_closed = true;
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.connection.process_tls_records(rest).state
-        {
-            encode(wire, |room| data.encode(room));
-        }
+        self.is_resumed
     }
 }
 
@@ -421,6 +394,14 @@ enum Step {
     End(Result<(), rustls::Error>),
 }
 
+/// After an error: the alert that tells the peer, where rustls has one. It is asked once and no more: with nothing left
+/// to send it would look at `rest` again, fail again, and assert that it had not failed before.
+fn encode_alert(connection: &mut UnbufferedServerConnection, rest: &mut [u8], wire: &mut Vec<u8>) {
+    if let Ok(ConnectionState::EncodeTlsData(mut data)) = connection.process_tls_records(rest).state {
+        encode(wire, |room| data.encode(room));
+    }
+}
+
 /// Append one handshake record; what it needs is learnt by trying.
 fn encode(wire: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     let start = wire.len();
@@ -433,14 +414,6 @@ fn encode(wire: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize,
         Err(EncodeError::AlreadyEncoded) => 0,
     };
     wire.truncate(start + written);
-}
-
-/// Records that may be sent under the session's keys. TLS 1.3 renews its keys by itself, so it has no such end.
-fn records_sent_max(connection: &UnbufferedServerConnection) -> u64 {
-    match connection.negotiated_cipher_suite() {
-        Some(SupportedCipherSuite::Tls12(suite)) => suite.common.confidentiality_limit.min(u64::MAX - 1),
-        _ => u64::MAX - 1,
-    }
 }
 
 #[cfg(test)]

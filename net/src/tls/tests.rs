@@ -8,7 +8,7 @@ use super::*;
 use crate::certificate::{Certificates, Name};
 
 /// A hub's certificate in a directory of its own.
-struct Hub {
+pub(super) struct Hub {
     _directory: tempfile::TempDir,
     certificates: Certificates,
     acceptor: Acceptor,
@@ -24,17 +24,49 @@ impl Hub {
         Self { _directory: directory, certificates, acceptor }
     }
 
-    fn client_config(&self, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+    pub(super) fn client_config(
+        &self,
+        version: &'static rustls::SupportedProtocolVersion,
+    ) -> Arc<ClientConfig> {
+        self.client_config_with([version], &aws_lc_rs::default_provider().cipher_suites)
+    }
+
+    /// A client of these versions and suites alone.
+    pub(super) fn client_config_with<const N: usize>(
+        &self,
+        versions: [&'static rustls::SupportedProtocolVersion; N],
+        suites: &[SupportedCipherSuite],
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&std::fs::read(self.certificates.ca_path()).unwrap()).unwrap() {
             roots.add(certificate).unwrap();
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[version])
+        let is_served = |version: &&'static rustls::SupportedProtocolVersion| {
+            suites.iter().any(|suite| suite.version() == *version)
+        };
+        let versions: Vec<_> = versions.into_iter().filter(is_served).collect();
+        let provider = CryptoProvider { cipher_suites: suites.to_vec(), ..aws_lc_rs::default_provider() };
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
         Arc::new(config)
+    }
+
+    /// A client and a session behind their handshake.
+    pub(super) fn open_with(&self, config: &Arc<ClientConfig>) -> (ClientConnection, Session) {
+        let pair = Pair::opened(self, config, usize::MAX);
+        (pair.client, pair.session)
+    }
+}
+
+impl Session {
+    pub(super) fn into_records(self) -> Records {
+        match self.phase {
+            Phase::Open(records) => records,
+            Phase::Handshake(_) | Phase::Failed => panic!("not open"),
+        }
     }
 }
 
@@ -42,7 +74,8 @@ fn now_s() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }
 
-const VERSIONS: [&rustls::SupportedProtocolVersion; 2] = [&rustls::version::TLS12, &rustls::version::TLS13];
+pub(super) const VERSIONS: [&rustls::SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS12, &rustls::version::TLS13];
 
 /// A client and a session face to face, with bytes crossing `chunk` at a time.
 struct Pair {
@@ -132,7 +165,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// The content types and lengths of the records in `wire`.
-fn records(mut wire: &[u8]) -> Vec<(u8, usize)> {
+pub(super) fn records(mut wire: &[u8]) -> Vec<(u8, usize)> {
     let mut records = Vec::new();
     while let [kind, _, _, high, low, rest @ ..] = wire {
         let length = usize::from(u16::from_be_bytes([*high, *low]));
@@ -266,15 +299,17 @@ fn a_client_hello_without_end_is_refused() {
 fn keys_that_cannot_be_renewed_are_not_used_up() {
     let hub = Hub::new();
     let mut pair = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS12), usize::MAX);
-    assert_eq!(pair.session.records_sent_max, 1 << 24, "AES-GCM");
-    pair.session.records_sent_max = RECORDS_RESERVE + 2;
+    let Phase::Open(records) = &mut pair.session.phase else { panic!("not open") };
+    records.limit_to(records::RECORDS_RESERVE + 2);
     pair.seal(b"one");
     assert!(!pair.session.is_nearly_exhausted());
     pair.seal(b"two");
     assert!(pair.session.is_nearly_exhausted());
     pair.seal(b"there is still room to say goodbye");
-    let pair = Pair::opened(&hub, &hub.client_config(&rustls::version::TLS13), usize::MAX);
-    assert_eq!(pair.session.records_sent_max, u64::MAX - 1, "TLS 1.3 renews its keys");
+    let Phase::Open(records) = &mut pair.session.phase else { panic!("not open") };
+    records.limit_to(1);
+    let result = pair.session.seal(b"too late", &mut Vec::new());
+    assert!(matches!(result, Err(TlsError::KeysExhausted)) && !pair.session.is_open());
 }
 
 #[test]
@@ -380,7 +415,7 @@ proptest! {
 }
 
 /// Making certificates takes longer than the cases do.
-fn shared_hub() -> &'static Hub {
+pub(super) fn shared_hub() -> &'static Hub {
     static HUB: std::sync::OnceLock<Hub> = std::sync::OnceLock::new();
     HUB.get_or_init(Hub::new)
 }
