@@ -61,7 +61,11 @@ ROWS = {
     "gateway-flush-1": Row("the same, each sync 1 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=1")),
     "gateway-flush-5": Row("the same, each sync 5 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=5")),
     "gateway-plain": Row("gateway ingest, AMQP, in the clear", "20 % of the ceiling", (*GATEWAY, "--plain")),
+    "gateway-plain-retained": Row(
+        "the same with retention active", "20 % of the ceiling", (*GATEWAY, "--plain", *RETAINED)
+    ),
     "mqtt-gateway": Row("4 connections, MQTT QoS 1, TLS, 2048 in flight", "80 % of AMQP's", MQTT_GATEWAY),
+    "mqtt-retained": Row("the same with retention active", "80 % of AMQP's", (*MQTT_GATEWAY, *RETAINED)),
     "many-tls": Row("10 000 AMQP connections, one event in flight each, TLS", "60 k/s", MANY),
     "many-mqtt": Row("10 000 MQTT connections, one event in flight each, TLS", "80 % of AMQP's", (*MANY, "--protocol", "mqtt")),
     "latency": Row(
@@ -144,7 +148,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.list:
         for name, row in ROWS.items():
-            print(f"{name:<16} {row.title}: {row.bar}")
+            print(f"{name:<22} {row.title}: {row.bar}")
         return
     names = options.rows.split(",") if options.rows else list(ROWS)
     for name in names:

@@ -43,7 +43,7 @@ pub(crate) const LOADED_MS: u64 = 10_000;
 pub(crate) const LOADED_COUNT_MAX: usize = 256;
 
 /// Memory of loaded ranges that are not mapped, in bytes, before the oldest that was read goes.
-pub(crate) const LOADED_BUFFER_BYTES_MAX: usize = 8 << 20;
+pub(crate) const LOADED_BUFFER_BYTES_MAX: usize = 16 << 20;
 
 /// What is read ahead of a reader of sealed segments, in loads: it waits for its first one alone.
 pub(crate) const READ_AHEAD_LOADS: u64 = 4;

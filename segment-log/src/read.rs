@@ -401,16 +401,14 @@ impl<B: Buffer> Log<B> {
     fn read_ahead(&mut self, number: SegmentNumber, position: u64, stop: u64, readable: u64, sealed: bool) {
         let block = BLOCK_BYTES as u64;
         let stop = stop - stop % block;
-        // Maps cost no memory. Ranges in buffers do, and do not join: one block is in both, so that a record which the first
-        // one cuts is whole in the second, unless it is larger than that.
-        let (bytes, overlap) = match sealed {
-            true => (READ_AHEAD_LOADS * self.config.load_bytes as u64, 0),
-            false => (self.config.load_bytes as u64, block),
-        };
+        let loads = if sealed { READ_AHEAD_LOADS } else { 1 };
+        let bytes = loads * self.config.load_bytes as u64;
         let is_near = position + bytes / 2 > stop;
         let is_worth_it = if sealed { stop < readable } else { stop + bytes <= readable };
         if is_near && is_worth_it && !self.loaded.knows(number, stop) && self.loaded.make_room() {
-            self.load(number, stop - overlap, bytes, readable, sealed);
+            // Ranges in buffers do not join: one block is in both, so that a record which the first one cuts is whole in the
+            // second, unless it is larger than that.
+            self.load(number, stop - block, bytes, readable, sealed);
         }
     }
 }

@@ -29,6 +29,10 @@ use crate::buffer::{DmaBlock, dma_copy_of};
 use crate::commit_round::CommitRound;
 use crate::helper::{Helpers, Lane};
 
+use self::doorkeeper::Doorkeeper;
+
+mod doorkeeper;
+
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
 /// How long a segment that goes waits for readers that still have it mapped.
@@ -61,6 +65,7 @@ struct Inner {
     context: DiskContext,
     files: RefCell<HashMap<SegmentNumber, SegmentHandle>>,
     maps: RefCell<HashMap<SegmentNumber, MapEntry>>,
+    doorkeeper: RefCell<Doorkeeper>,
     done: RefCell<VecDeque<LogDone<DmaBlock>>>,
 }
 
@@ -103,7 +108,7 @@ impl RingFile {
 #[derive(Default)]
 struct MapEntry {
     map: Weak<Mapping>,
-    /// Loads that may be making a map right now.
+    /// Loads that read the file right now, or may be making a map.
     loading_count: u32,
 }
 
@@ -124,6 +129,7 @@ impl DmaStorage {
             context,
             files: RefCell::default(),
             maps: RefCell::default(),
+            doorkeeper: RefCell::default(),
             done: RefCell::default(),
         })))
     }
@@ -368,8 +374,66 @@ impl Inner {
         self.context.helpers.run(Lane::Quick, remove).await
     }
 
-    /// Map the segment once, and bring the range into memory.
+    /// A range that nobody asked for lately comes straight from the disk, past the page cache: a reader of old events should
+    /// not drive out of memory what others come for again. What is asked for again is mapped. See docs/decisions/0017.
     async fn load_sealed(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Window<DmaBlock>, StorageError> {
+        let is_new = !self.doorkeeper.borrow_mut().knows(segment, position);
+        if is_new && let Some(window) = self.load_directly(segment, position, bytes).await? {
+            return Ok(window);
+        }
+        self.load_mapped(segment, position, bytes).await
+    }
+
+    /// None where the file system has no direct reads, or one ended before the file did.
+    async fn load_directly(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Option<Window<DmaBlock>>, StorageError> {
+        // Meanwhile the file must not be recycled.
+        self.maps.borrow_mut().entry(segment).or_default().loading_count += 1;
+        let read = self.read_directly(segment, position, bytes).await;
+        if let Some(entry) = self.maps.borrow_mut().get_mut(&segment) {
+            entry.loading_count -= 1;
+        }
+        match read {
+            Ok(read) => Ok(read.map(|block| {
+                let filled = block.bytes().len().min(bytes);
+                Window::Buffer(Rc::new(block), 0..filled)
+            })),
+            Err(error) if refuses_direct(&error) => Ok(None),
+            Err(error) => Err(failed(Operation::Read, &error)),
+        }
+    }
+
+    async fn read_directly(
+        &self,
+        segment: SegmentNumber,
+        position: u64,
+        bytes: usize,
+    ) -> Result<Option<DmaBlock>, GlommioError<()>> {
+        // Opened for each range: readers are few, ranges are large, and open files of all old segments would need a bound.
+        let file = OpenOptions::new().read(true).dma_open(&self.path.join(segment.file_name())).await?;
+        let read = async {
+            let end = file.file_size().await?.min(position + bytes as u64);
+            let read = file.read_at_aligned(position, bytes).await?;
+            let is_whole = position + read.len() as u64 >= end;
+            Ok(is_whole.then(|| DmaBlock::from_read(read)))
+        }
+        .await;
+        // It was read alone: closing tells nothing.
+        let _ = file.close().await;
+        read
+    }
+
+    /// Map the segment once, and bring the range into memory.
+    async fn load_mapped(
         &self,
         segment: SegmentNumber,
         position: u64,

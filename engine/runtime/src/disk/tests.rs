@@ -160,11 +160,22 @@ async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
     let footer = block(0xff, 2 * BLOCK_BYTES);
     let seal = LogAction::Seal { id: ActionId(5), segment: SEGMENT, file_bytes: 7 * block_bytes, footer };
     done(&mut storage, seal).await.expect("sealed");
-    let first = loaded(done(&mut storage, load(0, 2 * BLOCK_BYTES, true)).await);
-    let second = loaded(done(&mut storage, load(4 * block_bytes, 9 * BLOCK_BYTES, true)).await);
+    let ranges = [(0, 2 * BLOCK_BYTES), (4 * block_bytes, 9 * BLOCK_BYTES)];
+    let mut windows = Vec::new();
+    for (position, bytes) in [ranges, ranges].concat() {
+        windows.push(loaded(done(&mut storage, load(position, bytes, true)).await));
+    }
+    let Ok([once, once_more, first, second]) = <[Window<DmaBlock>; 4]>::try_from(windows) else {
+        panic!("four were asked for");
+    };
+    assert!(
+        matches!((&once, &once_more), (Window::Buffer(..), Window::Buffer(..))),
+        "not worth the page cache"
+    );
+    assert!(once.bytes() == first.bytes() && once_more.bytes() == second.bytes());
     match (&first, &second) {
         (Window::Mapped(first, _), Window::Mapped(second, _)) => assert!(Arc::ptr_eq(first, second)),
-        _ => panic!("sealed segments are mapped"),
+        _ => panic!("what is asked for again is mapped"),
     }
     assert!(first.bytes() == &expected[..2 * BLOCK_BYTES]);
     assert_eq!(second.bytes().len(), 3 * BLOCK_BYTES);
@@ -188,7 +199,9 @@ async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
         footer: block(0xff, BLOCK_BYTES),
     };
     done(&mut storage, seal).await.expect("sealed");
+    done(&mut storage, load(0, BLOCK_BYTES, true)).await.expect("read");
     let read = loaded(done(&mut storage, load(0, BLOCK_BYTES, true)).await);
+    assert!(matches!(read, Window::Mapped(..)));
     glommio::spawn_local(async move {
         glommio::timer::sleep(Duration::from_millis(50)).await;
         drop(read);
