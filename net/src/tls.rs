@@ -107,6 +107,7 @@ impl Acceptor {
         let connection = UnbufferedServerConnection::new(self.config.clone()).map_err(TlsError::Peer)?;
         Ok(Session {
             phase: Phase::Handshake(Box::new(connection)),
+            unseen_bytes: 0,
             carry: Vec::new(),
             is_resumed: false,
             is_peer_closed: false,
@@ -178,6 +179,8 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 pub struct Session {
     phase: Phase,
     carry: Vec<u8>,
+    /// How much at the end of `carry` rustls has not been shown yet: an incomplete record of the handshake.
+    unseen_bytes: usize,
     is_resumed: bool,
     is_peer_closed: bool,
     is_closed: bool,
@@ -258,7 +261,7 @@ impl Session {
     ) -> Result<&'a [u8], rustls::Error> {
         let mut start = 0;
         if let Phase::Handshake(_) = self.phase {
-            start = self.shake_hands(bytes, wire, receive)?;
+            start = self.shake_hands(bytes, wire)?;
         }
         if let Phase::Open(records) = &mut self.phase
             && !self.is_peer_closed
@@ -269,66 +272,50 @@ impl Session {
         Ok(&bytes[start..])
     }
 
-    /// What rustls understands of `bytes`. Data right behind the client's last word is handed on as well: the change to
-    /// [`Phase::Open`] comes when it waits for more. Returns how many bytes it took.
-    fn shake_hands(
-        &mut self,
-        bytes: &mut [u8],
-        wire: &mut Vec<u8>,
-        receive: &mut impl FnMut(&[u8]),
-    ) -> Result<usize, rustls::Error> {
+    /// Show rustls one record after the other until the handshake is over: what the client sends right behind its last word
+    /// is for [`Records`]. Returns how many bytes are done with.
+    fn shake_hands(&mut self, bytes: &mut [u8], wire: &mut Vec<u8>) -> Result<usize, rustls::Error> {
         let Phase::Handshake(connection) = &mut self.phase else { return Ok(0) };
         let mut start = 0;
-        let result = loop {
-            let status = connection.process_tls_records(&mut bytes[start..]);
-            let mut discard = status.discard;
-            let step = match status.state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    let mut step = Step::Again;
-                    while let Some(record) = traffic.next_record() {
-                        match record {
-                            Ok(record) => {
-                                discard += record.discard;
-                                receive(record.payload);
-                            }
-                            Err(error) => {
-                                step = Step::End(Err(error));
-                                break;
-                            }
-                        }
-                    }
-                    step
-                }
+        // What it has seen must be shown again: its place in an incomplete message is counted from there.
+        let mut shown = self.carry.len() - self.unseen_bytes;
+        loop {
+            let status = connection.process_tls_records(&mut bytes[start..shown]);
+            start += status.discard;
+            let waits = match status.state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     encode(wire, |room| data.encode(room));
-                    Step::Again
+                    Ok(false)
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
                     data.done();
-                    Step::Again
+                    Ok(false)
                 }
-                Ok(ConnectionState::PeerClosed) => {
-                    self.is_peer_closed = true;
-                    Step::Again
-                }
-                // It waits for more. Early data is never offered, so it is never seen.
-                Ok(_) => Step::End(Ok(())),
-                Err(error) => Step::End(Err(error)),
+                // Early data is never offered, so it is never seen.
+                Ok(_) => Ok(true),
+                Err(error) => Err(error),
             };
-            start += discard;
-            if let Step::End(result) = step {
-                break result;
+            let waits = waits.inspect_err(|_| encode_alert(connection, &mut bytes[start..shown], wire))?;
+            if !waits {
+                continue;
             }
-        };
-        if let Err(error) = result {
-            encode_alert(connection, &mut bytes[start..], wire);
-            return Err(error);
+            if !connection.is_handshaking() {
+                break;
+            }
+            match records::whole_record(&bytes[shown..]) {
+                Ok(Some(record_bytes)) => shown += record_bytes,
+                Ok(None) => {
+                    self.unseen_bytes = bytes.len() - shown;
+                    return Ok(start);
+                }
+                // It shall say itself what is wrong with that, and to the peer.
+                Err(_) if shown < bytes.len() => shown = bytes.len(),
+                Err(error) => return Err(error),
+            }
         }
-        if !connection.is_handshaking() {
-            self.is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-            if let Phase::Handshake(connection) = std::mem::replace(&mut self.phase, Phase::Failed) {
-                self.phase = Phase::Open(Records::new(*connection)?);
-            }
+        self.is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        if let Phase::Handshake(connection) = std::mem::replace(&mut self.phase, Phase::Failed) {
+            self.phase = Phase::Open(Records::new(*connection)?);
         }
         Ok(start)
     }
@@ -384,14 +371,6 @@ impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Session({})", self.describe())
     }
-}
-
-/// What follows a state of the connection.
-enum Step {
-    /// There may be more in the input.
-    Again,
-    /// There is not.
-    End(Result<(), rustls::Error>),
 }
 
 /// After an error: the alert that tells the peer, where rustls has one. It is asked once and no more: with nothing left

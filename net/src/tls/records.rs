@@ -409,7 +409,7 @@ impl Associated {
 }
 
 /// How long the record at the front is, header included; none when it is not whole yet.
-fn whole_record(bytes: &[u8]) -> Result<Option<usize>, Error> {
+pub(super) fn whole_record(bytes: &[u8]) -> Result<Option<usize>, Error> {
     let [kind, major, _, high, low, rest @ ..] = bytes else { return Ok(None) };
     if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(kind) {
         return Err(InvalidMessage::InvalidContentType.into());

@@ -197,6 +197,26 @@ fn both_versions_carry_bytes_however_they_are_cut() {
     }
 }
 
+/// Data and a new key right behind the client's last word, in the same packet.
+#[test]
+fn what_comes_with_the_end_of_the_handshake_is_for_the_open_session() {
+    let hub = Hub::new();
+    for chunk in [1, 50, usize::MAX] {
+        let mut pair = Pair::new(&hub, &hub.client_config(&rustls::version::TLS13), chunk);
+        let (mut hello, mut wire) = (Vec::new(), Vec::new());
+        pair.client.write_tls(&mut hello).unwrap();
+        give(&mut pair.session, &hello, &mut wire, &mut pair.received).unwrap();
+        assert!(!pair.session.is_open());
+        pair.deliver(&wire);
+        pair.client.refresh_traffic_keys().unwrap();
+        pair.client.writer().write_all(b"under the second key").unwrap();
+        pair.exchange().unwrap();
+        assert_eq!(pair.received, b"under the second key");
+        pair.seal(b"so am I");
+        assert_eq!(pair.client_read(), b"so am I");
+    }
+}
+
 #[test]
 fn a_turn_is_one_record_where_it_fits() {
     let hub = Hub::new();
