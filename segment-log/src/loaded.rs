@@ -120,22 +120,32 @@ impl<B: Buffer> Loaded<B> {
         self.ranges.iter().any(|range| range.segment == segment && range.start <= start && start < range.stop)
     }
 
-    /// There is room for one more, after what was read is dropped where it must be.
+    /// There is room for one more that a reader waits for, after the oldest are dropped where they must be: what was read
+    /// first, then memory that nobody has come for. It can be asked for again, so that readers which are too many for the memory
+    /// get on all the same.
     pub(crate) fn make_room(&mut self) -> bool {
         while self.ranges.len() >= LOADED_COUNT_MAX || self.buffer_bytes() > LOADED_BUFFER_BYTES_MAX {
             let only_buffers = self.ranges.len() < LOADED_COUNT_MAX;
             let oldest = (0..self.ranges.len())
-                .filter(|at| {
-                    let range = &self.ranges[*at];
-                    range.read && (!only_buffers || range.buffer_bytes() > 0)
+                .filter(|at| match only_buffers {
+                    true => self.ranges[*at].buffer_bytes() > 0,
+                    false => self.ranges[*at].read,
                 })
-                .min_by_key(|at| self.ranges[*at].touched_ms);
+                .min_by_key(|at| (!self.ranges[*at].read, self.ranges[*at].touched_ms));
             match oldest {
                 Some(at) => drop(self.ranges.swap_remove(at)),
                 None => return false,
             }
         }
         true
+    }
+
+    /// There is room for one more that nobody waits for yet: nothing that is unread has to go for it.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        let unread = self.ranges.iter().filter(|range| !range.read);
+        let (count, bytes) =
+            unread.fold((0, 0), |(count, bytes), range| (count + 1, bytes + range.buffer_bytes()));
+        count < LOADED_COUNT_MAX && bytes <= LOADED_BUFFER_BYTES_MAX / 2
     }
 
     fn buffer_bytes(&self) -> usize {
@@ -208,5 +218,34 @@ fn part<B>(window: &Window<B>, skip: u64, bytes: u64) -> Window<B> {
             let start = range.start + skip;
             Window::Buffer(buffer.clone(), start..(start + bytes).min(range.end))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::storage::disk::AlignedBuffer;
+
+    const BYTES: usize = 4 << 20;
+
+    #[test]
+    fn readers_that_are_too_many_for_the_memory_get_on() {
+        let mut loaded = Loaded::<AlignedBuffer>::new();
+        let segment = SegmentNumber(1);
+        for number in 0..6 {
+            let start = number * BYTES as u64;
+            loaded.ask(ActionId(number), segment, start, start + BYTES as u64, number);
+            let window = Window::Buffer(Rc::new(AlignedBuffer::allocate(BYTES)), 0..BYTES);
+            loaded.answer(ActionId(number), Ok(Completed::Loaded(window)), number);
+        }
+        // Nobody has come for any of them, and one that was read goes first.
+        assert!(matches!(loaded.find(segment, 5 * BYTES as u64, 1, 9), Found::Ready { .. }));
+        assert!(!loaded.has_room_ahead());
+        assert!(loaded.make_room());
+        assert!(!loaded.knows(segment, 5 * BYTES as u64), "it was read");
+        assert!(!loaded.knows(segment, 0) && loaded.knows(segment, BYTES as u64), "the oldest");
+        assert!(loaded.buffer_bytes() <= LOADED_BUFFER_BYTES_MAX);
     }
 }

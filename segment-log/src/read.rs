@@ -405,7 +405,7 @@ impl<B: Buffer> Log<B> {
         let bytes = loads * self.config.load_bytes as u64;
         let is_near = position + bytes / 2 > stop;
         let is_worth_it = if sealed { stop < readable } else { stop + bytes <= readable };
-        if is_near && is_worth_it && !self.loaded.knows(number, stop) && self.loaded.make_room() {
+        if is_near && is_worth_it && !self.loaded.knows(number, stop) && self.loaded.has_room_ahead() {
             // Ranges in buffers do not join: one block is in both, so that a record which the first one cuts is whole in the
             // second, unless it is larger than that.
             self.load(number, stop - block, bytes, readable, sealed);

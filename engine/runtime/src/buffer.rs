@@ -1,5 +1,6 @@
 //! Memory that a core's disk work writes from and reads into.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use glommio::io::{DmaBuffer, ReadResult};
@@ -11,14 +12,49 @@ pub struct DmaBlock(Memory);
 enum Memory {
     /// Allocated by the log, to be filled and written.
     Write(Rc<DmaBuffer>),
-    /// Filled by a read.
-    Read(ReadResult),
+    /// Filled by a read, within an allowance.
+    Read(ReadResult, #[expect(dead_code, reason = "what matters is when it is dropped")] Option<Share>),
+}
+
+/// How much memory reads of a kind may hold until their readers have let go of it.
+#[derive(Clone)]
+pub(crate) struct Allowance(Rc<Cell<usize>>);
+
+impl Allowance {
+    /// So many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    /// A share of it, given back when dropped; none when less is left.
+    pub(crate) fn take(&self, bytes: usize) -> Option<Share> {
+        self.0.set(self.0.get().checked_sub(bytes)?);
+        Some(Share { allowance: self.clone(), bytes })
+    }
+}
+
+/// A part of an [`Allowance`].
+pub(crate) struct Share {
+    allowance: Allowance,
+    bytes: usize,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let left = &self.allowance.0;
+        left.set(left.get() + self.bytes);
+    }
 }
 
 impl DmaBlock {
     /// What a read has filled; empty where the file ends.
     pub(crate) fn from_read(read: ReadResult) -> Self {
-        Self(Memory::Read(read))
+        Self(Memory::Read(read, None))
+    }
+
+    /// The same, which holds a share of an allowance as long as it lives.
+    pub(crate) fn from_read_within(share: Share, read: ReadResult) -> Self {
+        Self(Memory::Read(read, Some(share)))
     }
 
     /// The first `bytes` bytes as glommio writes them: a whole buffer. It is the buffer itself where it has that length;
@@ -55,7 +91,7 @@ impl Buffer for DmaBlock {
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Memory::Write(buffer) => buffer.as_bytes(),
-            Memory::Read(read) => read,
+            Memory::Read(read, _) => read,
         }
     }
 
@@ -68,7 +104,7 @@ impl Buffer for DmaBlock {
                 }
                 Rc::get_mut(buffer).expect("it is nobody else's now").as_bytes_mut()
             }
-            Memory::Read(_) => panic!("what was read is not written to"),
+            Memory::Read(..) => panic!("what was read is not written to"),
         }
     }
 }
@@ -76,5 +112,23 @@ impl Buffer for DmaBlock {
 impl std::fmt::Debug for DmaBlock {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "DmaBlock({} bytes)", self.bytes().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowance_is_never_exceeded_and_comes_back() {
+        let allowance = Allowance::new(10);
+        let first = allowance.take(6).unwrap();
+        assert!(allowance.take(5).is_none());
+        let second = allowance.take(4).unwrap();
+        assert!(allowance.take(1).is_none());
+        drop(first);
+        assert!(allowance.take(7).is_none());
+        drop((allowance.take(6).unwrap(), second));
+        assert!(allowance.take(10).is_some());
     }
 }

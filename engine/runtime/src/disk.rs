@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use glommio::GlommioError;
-use glommio::io::{DmaFile, OpenOptions};
+use glommio::io::{DmaFile, OpenOptions, ReadResult};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use segment_log::storage::directory::{self, Directory};
@@ -25,7 +25,7 @@ use segment_log::storage::{
     SegmentNumber, Storage, StorageError, Window,
 };
 
-use crate::buffer::{DmaBlock, dma_copy_of};
+use crate::buffer::{Allowance, DmaBlock, Share, dma_copy_of};
 use crate::commit_round::CommitRound;
 use crate::helper::{Helpers, Lane};
 
@@ -38,6 +38,10 @@ type Done = Result<Completed<DmaBlock>, StorageError>;
 /// How long a segment that goes waits for readers that still have it mapped.
 const UNMAP_WAIT: Duration = Duration::from_secs(1);
 const UNMAP_POLL: Duration = Duration::from_millis(20);
+
+/// Memory of a log for ranges of sealed segments that are not mapped, asked for, read or still with a reader, in bytes. With more
+/// readers than that is enough for, the others' ranges are mapped.
+const DIRECT_BYTES_MAX: usize = 32 << 20;
 
 /// What the disk work of one core has in common.
 #[derive(Clone)]
@@ -66,6 +70,7 @@ struct Inner {
     files: RefCell<HashMap<SegmentNumber, SegmentHandle>>,
     maps: RefCell<HashMap<SegmentNumber, MapEntry>>,
     doorkeeper: RefCell<Doorkeeper>,
+    direct: Allowance,
     done: RefCell<VecDeque<LogDone<DmaBlock>>>,
 }
 
@@ -130,6 +135,7 @@ impl DmaStorage {
             files: RefCell::default(),
             maps: RefCell::default(),
             doorkeeper: RefCell::default(),
+            direct: Allowance::new(DIRECT_BYTES_MAX),
             done: RefCell::default(),
         })))
     }
@@ -383,48 +389,47 @@ impl Inner {
         bytes: usize,
     ) -> Result<Window<DmaBlock>, StorageError> {
         let is_new = !self.doorkeeper.borrow_mut().knows(segment, position);
-        if is_new && let Some(window) = self.load_directly(segment, position, bytes).await? {
+        if is_new
+            && let Some(share) = self.direct.take(bytes)
+            && let Some(window) = self.load_directly(segment, position, bytes, share).await
+        {
             return Ok(window);
         }
         self.load_mapped(segment, position, bytes).await
     }
 
-    /// None where the file system has no direct reads, or one ended before the file did.
+    /// None where it does not work: the map may, and says what is wrong where it does not either.
     async fn load_directly(
         &self,
         segment: SegmentNumber,
         position: u64,
         bytes: usize,
-    ) -> Result<Option<Window<DmaBlock>>, StorageError> {
+        share: Share,
+    ) -> Option<Window<DmaBlock>> {
         // Meanwhile the file must not be recycled.
         self.maps.borrow_mut().entry(segment).or_default().loading_count += 1;
         let read = self.read_directly(segment, position, bytes).await;
         if let Some(entry) = self.maps.borrow_mut().get_mut(&segment) {
             entry.loading_count -= 1;
         }
-        match read {
-            Ok(read) => Ok(read.map(|block| {
-                let filled = block.bytes().len().min(bytes);
-                Window::Buffer(Rc::new(block), 0..filled)
-            })),
-            Err(error) if refuses_direct(&error) => Ok(None),
-            Err(error) => Err(failed(Operation::Read, &error)),
-        }
+        let read = read.ok()??;
+        let filled = read.len().min(bytes);
+        Some(Window::Buffer(Rc::new(DmaBlock::from_read_within(share, read)), 0..filled))
     }
 
+    /// None where the read ended before the range and the file did.
     async fn read_directly(
         &self,
         segment: SegmentNumber,
         position: u64,
         bytes: usize,
-    ) -> Result<Option<DmaBlock>, GlommioError<()>> {
+    ) -> Result<Option<ReadResult>, GlommioError<()>> {
         // Opened for each range: readers are few, ranges are large, and open files of all old segments would need a bound.
         let file = OpenOptions::new().read(true).dma_open(&self.path.join(segment.file_name())).await?;
         let read = async {
             let end = file.file_size().await?.min(position + bytes as u64);
             let read = file.read_at_aligned(position, bytes).await?;
-            let is_whole = position + read.len() as u64 >= end;
-            Ok(is_whole.then(|| DmaBlock::from_read(read)))
+            Ok((position + read.len() as u64 >= end).then_some(read))
         }
         .await;
         // It was read alone: closing tells nothing.
