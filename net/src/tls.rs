@@ -110,7 +110,6 @@ impl Acceptor {
             unseen_bytes: 0,
             carry: Vec::new(),
             is_resumed: false,
-            is_peer_closed: false,
             is_closed: false,
         })
     }
@@ -182,7 +181,6 @@ pub struct Session {
     /// How much at the end of `carry` rustls has not been shown yet: an incomplete record of the handshake.
     unseen_bytes: usize,
     is_resumed: bool,
-    is_peer_closed: bool,
     is_closed: bool,
 }
 
@@ -208,7 +206,7 @@ impl Session {
 
     /// Whether the peer has said that it sends nothing more.
     pub fn is_peer_closed(&self) -> bool {
-        self.is_peer_closed
+        matches!(&self.phase, Phase::Open(records) if records.is_peer_closed())
     }
 
     /// Whether so many records were sent under keys that cannot be renewed (TLS 1.2 with AES-GCM: 2^24) that the connection
@@ -233,11 +231,6 @@ impl Session {
             self.is_closed = true;
             TlsError::Peer(error)
         })?;
-        if self.is_peer_closed {
-            // Nothing behind a close is looked at [RFC 8446 6.1].
-            self.carry = Vec::new();
-            return Ok(());
-        }
         if rest.len() > CARRY_BYTES_MAX {
             self.is_closed = true;
             return Err(TlsError::MessageTooLarge);
@@ -263,11 +256,8 @@ impl Session {
         if let Phase::Handshake(_) = self.phase {
             start = self.shake_hands(bytes, wire)?;
         }
-        if let Phase::Open(records) = &mut self.phase
-            && !self.is_peer_closed
-        {
+        if let Phase::Open(records) = &mut self.phase {
             start += records.open(&mut bytes[start..], wire, receive)?;
-            self.is_peer_closed = records.is_peer_closed();
         }
         Ok(&bytes[start..])
     }

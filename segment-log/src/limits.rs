@@ -42,7 +42,7 @@ pub(crate) const LOADED_MS: u64 = 10_000;
 /// Loaded ranges that one log remembers. Maps cost nothing but the entry; more readers than this take turns.
 pub(crate) const LOADED_COUNT_MAX: usize = 256;
 
-/// Memory of loaded ranges that are not mapped, in bytes, before the oldest that was read goes.
+/// Memory of loaded ranges that are not mapped, in bytes, before the oldest goes. Half of it at most is read ahead.
 pub(crate) const LOADED_BUFFER_BYTES_MAX: usize = 16 << 20;
 
 /// What is read ahead of a reader of sealed segments, in loads: it waits for its first one alone.

@@ -12,7 +12,7 @@ pub struct DmaBlock(Memory);
 enum Memory {
     /// Allocated by the log, to be filled and written.
     Write(Rc<DmaBuffer>),
-    /// Filled by a read, within an allowance.
+    /// Filled by a read, within an allowance where there is one.
     Read(ReadResult, #[expect(dead_code, reason = "what matters is when it is dropped")] Option<Share>),
 }
 

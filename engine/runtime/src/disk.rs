@@ -412,7 +412,15 @@ impl Inner {
         if let Some(entry) = self.maps.borrow_mut().get_mut(&segment) {
             entry.loading_count -= 1;
         }
-        let read = read.ok()??;
+        let read = match read {
+            Ok(read) => read?,
+            Err(error) => {
+                if !refuses_direct(&error) {
+                    tracing::warn!(%segment, position, %error, "a direct read failed: the range is mapped");
+                }
+                return None;
+            }
+        };
         let filled = read.len().min(bytes);
         Some(Window::Buffer(Rc::new(DmaBlock::from_read_within(share, read)), 0..filled))
     }

@@ -33,6 +33,9 @@ pub(super) const RECORDS_RESERVE: u64 = 1 << 16;
 /// So many renewals of keys without data between them are borne, as rustls does.
 const KEY_UPDATES_MAX: u8 = 32;
 
+/// So many records with nothing in them are borne, one after the other.
+const EMPTY_RECORDS_MAX: u8 = 32;
+
 /// So many warnings are borne, as rustls does.
 const WARNINGS_MAX: u8 = 4;
 
@@ -59,6 +62,7 @@ pub(super) struct Records {
     owes_key_update: bool,
     is_peer_closed: bool,
     key_updates: u8,
+    empty_records: u8,
     warnings: u8,
     has_refused_renegotiation: bool,
 }
@@ -87,6 +91,7 @@ impl Records {
             owes_key_update: false,
             is_peer_closed: false,
             key_updates: 0,
+            empty_records: 0,
             warnings: 0,
             has_refused_renegotiation: false,
         })
@@ -143,8 +148,14 @@ impl Records {
             let cipher_now = cipher.get_or_insert_with(|| self.receiving.cipher());
             let (kind, plaintext) = self.receiving.unprotect(cipher_now, record, self.renewal.is_some())?;
             match kind {
+                APPLICATION_DATA if plaintext.is_empty() => {
+                    self.empty_records += 1;
+                    if self.empty_records > EMPTY_RECORDS_MAX {
+                        return Err(PeerMisbehaved::TooManyEmptyFragments.into());
+                    }
+                }
                 APPLICATION_DATA => {
-                    self.key_updates = 0;
+                    (self.key_updates, self.empty_records) = (0, 0);
                     receive(plaintext);
                 }
                 ALERT => self.handle_alert(plaintext)?,
@@ -360,6 +371,7 @@ impl Keys {
         let outer_kind = if is_tls13 { APPLICATION_DATA } else { kind };
         let [.., high, low] = body_bytes.to_be_bytes();
         let header = [outer_kind, 3, 3, high, low];
+        let record = wire.len();
         wire.reserve(HEADER_BYTES + body_bytes);
         wire.extend_from_slice(&header);
         wire.extend_from_slice(&nonce[aead::NONCE_LEN - explicit_bytes..]);
@@ -375,7 +387,11 @@ impl Keys {
                 associated.aad(),
                 &mut wire[start..],
             )
-            .map_err(|_| Error::EncryptError)?;
+            .map_err(|_| {
+                // What is not sealed must not leave.
+                wire.truncate(record);
+                Error::EncryptError
+            })?;
         wire.extend_from_slice(tag.as_ref());
         self.sequence += 1;
         Ok(())

@@ -183,6 +183,21 @@ fn too_many_renewals_without_data_are_refused() {
 }
 
 #[test]
+fn too_many_records_with_nothing_in_them_are_refused() {
+    each_suite(|pair, suite| {
+        let empty = |pair: &mut Pair| {
+            let record = pair.forge(APPLICATION_DATA, b"");
+            pair.open(&record).0
+        };
+        (0..EMPTY_RECORDS_MAX).for_each(|_| assert!(empty(pair).is_ok()));
+        let record = pair.forge(APPLICATION_DATA, b"data");
+        pair.open(&record).0.unwrap();
+        (0..EMPTY_RECORDS_MAX).for_each(|_| assert!(empty(pair).is_ok()));
+        assert_eq!(empty(pair), Err(PeerMisbehaved::TooManyEmptyFragments.into()), "{suite:?}");
+    });
+}
+
+#[test]
 fn another_handshake_is_refused() {
     let hub = shared_hub();
     let mut pair = Pair::new(&hub.client_config(&rustls::version::TLS12), hub);
@@ -229,6 +244,7 @@ fn alerts_end_a_session_or_are_borne() {
         bytes.extend_from_slice(b"what is behind a close is not looked at");
         assert_eq!(pair.open(&bytes).0, Ok(bytes.len()));
         assert!(pair.records.is_peer_closed());
+        assert_eq!(pair.open(b"nor is what comes later").0, Ok(23));
     }
 }
 
