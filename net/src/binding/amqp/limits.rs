@@ -61,8 +61,8 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 512;
 /// Longest name of a receiver that is kept, bytes; the rest is cut.
 pub const RECEIVER_NAME_BYTES_MAX: usize = 256;
 
-/// Credit of a link on which commands come in.
-pub const COMMAND_CREDIT: u32 = 100;
+/// Credit of a link on which commands come in [as the service says].
+pub const COMMAND_CREDIT: u32 = 1000;
 
 /// Commands of one connection that wait to be durable; above it nothing is read.
 pub const ENQUEUE_WAITING_MAX: usize = 1024;

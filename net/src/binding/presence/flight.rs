@@ -165,7 +165,12 @@ impl<A> Flight<A> {
     pub fn has_room(&self) -> bool {
         self.refused_count == 0
             && self.entries.len() < EVENT_WAITING_MAX
-            && self.bytes.len() < EVENT_WAITING_BYTES_MAX
+            && self.waiting_bytes() < EVENT_WAITING_BYTES_MAX
+    }
+
+    /// From the first event without an answer to the last; the buffer is up to twice as long.
+    fn waiting_bytes(&self) -> usize {
+        self.entries.front().map_or(0, |first| self.bytes.len() - first.start)
     }
 
     fn index(&self, number: u64) -> Option<usize> {
@@ -234,6 +239,34 @@ mod tests {
         flight.complete(numbers[0]);
         flight.complete(numbers[1]);
         assert_eq!(acknowledged(&mut flight), [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let mut flight = Flight::default();
+        let mut numbers = Vec::new();
+        while flight.has_room() {
+            numbers.push(push(&mut flight, numbers.len() as u16));
+        }
+        assert_eq!(numbers.len(), EVENT_WAITING_MAX);
+        flight.complete(numbers[0]);
+        assert_eq!(acknowledged(&mut flight), [0]);
+        assert!(flight.has_room());
+
+        let mut flight = Flight::default();
+        let large = |out: &mut Vec<u8>| {
+            out.extend([1; EVENT_WAITING_BYTES_MAX / 2]);
+            Ok::<_, ()>(EventShape { message_bytes: EVENT_WAITING_BYTES_MAX / 2, ..EventShape::default() })
+        };
+        let first = flight.push(Some(1), large).unwrap();
+        assert!(flight.has_room());
+        flight.push(Some(2), large).unwrap();
+        assert!(!flight.has_room());
+        // Its bytes are still in the buffer, but wait for nothing.
+        flight.complete(first);
+        assert_eq!(acknowledged(&mut flight), [1]);
+        flight.trim();
+        assert!(flight.has_room() && flight.bytes.len() == EVENT_WAITING_BYTES_MAX);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 /// Largest event, properties included, bytes; a larger one ends the connection [IoT Hub: quotas-throttling].
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Events that wait for their answer; above it nothing is read.
-pub const EVENT_WAITING_MAX: usize = 1024;
+/// Events that wait for their answer; above it nothing is read. A commit's time of them is what one connection's rate is made
+/// of.
+pub const EVENT_WAITING_MAX: usize = 4096;
 
 /// Bytes of events that wait for their answer; above it nothing is read.
 pub const EVENT_WAITING_BYTES_MAX: usize = 1024 * 1024;

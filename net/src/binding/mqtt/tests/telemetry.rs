@@ -4,6 +4,7 @@ use net_mqtt::{Connect, Draft, Qos, Will};
 
 use super::hub::{Hub, Seen};
 use crate::binding::Binding;
+use crate::binding::presence::limits::EVENT_WAITING_MAX;
 
 const TOPIC: &str = "devices/d/messages/events/";
 
@@ -102,8 +103,8 @@ fn an_engine_that_stays_full_ends_the_connection() {
 fn a_device_that_is_not_read_is_not_called_silent() {
     let mut hub = hub();
     let (wire, _) = connect_with_will(&mut hub, TOPIC);
-    for number in 0..1024 {
-        hub.say(wire, TOPIC, b"x", number % 2 == 0);
+    for number in 0..EVENT_WAITING_MAX {
+        hub.say(wire, TOPIC, b"x", number % 8 == 0);
     }
     hub.hear();
     assert!(!hub.wires[wire].binding.wants_input());
@@ -112,12 +113,12 @@ fn a_device_that_is_not_read_is_not_called_silent() {
     }
     assert!(!hub.is_closed(wire), "five minutes, at a keep-alive of one");
     hub.run();
-    assert_eq!(hub.seen(wire).len(), 512);
+    assert_eq!(hub.seen(wire).len(), EVENT_WAITING_MAX / 8);
     hub.advance(89_000);
     assert!(!hub.is_closed(wire), "its time begins when it is read again");
     hub.advance(2_000);
     assert!(hub.is_closed(wire));
-    assert_eq!(bodies(&mut hub).len(), 1025, "and the will");
+    assert_eq!(bodies(&mut hub).len(), EVENT_WAITING_MAX + 1, "and the will");
 }
 
 #[test]
