@@ -260,6 +260,8 @@ impl<B: Buffer> Log<B> {
     /// The commit on its way is durable.
     fn commit_done(&mut self) {
         let Some(commit) = self.writer.in_flight.take() else { return };
+        // Its buffers can go only from now on.
+        self.idle_since_ms = None;
         if let Some(segment) = self.segment_mut(commit.segment) {
             segment.placed = commit.placed;
             segment.committed = true;

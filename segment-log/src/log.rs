@@ -70,7 +70,7 @@ pub struct Log<B: Buffer> {
     /// When the active segment got its first record, monotonic.
     active_since_ms: Option<u64>,
     /// The first tick since the last append, monotonic.
-    idle_since_ms: Option<u64>,
+    pub(crate) idle_since_ms: Option<u64>,
 }
 
 impl<B: Buffer> Log<B> {
@@ -332,7 +332,9 @@ impl<B: Buffer> Log<B> {
         self.retain();
     }
 
-    /// When [`Log::tick`] is wanted next, by the monotonic clock; `None` while nothing waits for time.
+    /// When [`Log::tick`] is wanted next, by the monotonic clock, always later than the last one; `None` while nothing waits for
+    /// time. What was due then and could not be done, because a preparation or a commit is under way, waits for that one's
+    /// answer.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let prepare = match self.preparing {
             Preparing::Failed { retry_ms, .. } => Some(retry_ms),
@@ -350,7 +352,8 @@ impl<B: Buffer> Log<B> {
             true => Some(self.idle_since_ms.unwrap_or(self.now.mono_ms).saturating_add(IDLE_MS)),
             false => None,
         };
-        [prepare, removal, roll, readers, age, shrink].into_iter().flatten().min()
+        let moments = [prepare, removal, roll, readers, age, shrink].into_iter().flatten();
+        moments.filter(|at_ms| *at_ms > self.now.mono_ms).min()
     }
 
     /// Declare everything before `offset` useless: whole segments in front of it are removed.

@@ -143,6 +143,35 @@ fn write_buffers_go_when_the_log_is_idle_and_not_before() {
     assert!(log.write_buffer_bytes() <= 64 << 10, "{} bytes", log.write_buffer_bytes());
 }
 
+/// A commit that a disk holds up keeps its buffers, and asks for no time before they can go.
+#[test]
+fn a_stalled_commit_asks_for_no_time_until_it_is_durable() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut storage = DiskStorage::open(directory.path(), DiskConfig::default()).unwrap();
+    let (mut log, _) = Log::open(&mut storage, LogConfig::default(), Now::default(), 1).unwrap();
+    drive(&mut log, &mut storage);
+    let at = |mono_ms| Now { mono_ms, ..Now::default() };
+    let record = vec![7; 4000];
+    for _ in 0..100 {
+        log.append(&[&[&record]], 0).expect("there is room");
+    }
+    let writes: Vec<_> = std::iter::from_fn(|| log.poll_action()).collect();
+    // What came meanwhile cannot go out before.
+    log.append(&[&[&record]], 0).expect("there is room");
+    for now_ms in [1, 2_000, 2_001, 10_000] {
+        log.tick(at(now_ms));
+        assert!(log.poll_action().is_none());
+        assert!(log.next_tick_ms().is_none_or(|at_ms| at_ms > now_ms), "at {now_ms}");
+    }
+    writes.into_iter().for_each(|action| storage.submit(action));
+    drive(&mut log, &mut storage);
+    let asked_ms = log.next_tick_ms().expect("it wants to give its buffers back");
+    assert!(asked_ms > 10_000);
+    log.tick(at(asked_ms));
+    log.tick(at(log.next_tick_ms().unwrap_or(asked_ms)));
+    assert!(log.write_buffer_bytes() <= 64 << 10, "{} bytes", log.write_buffer_bytes());
+}
+
 #[test]
 fn a_directory_is_open_once_and_read_only_as_often_as_wanted() {
     let directory = tempfile::tempdir().unwrap();
@@ -277,6 +306,7 @@ fn a_segment_is_retired_behind_a_preparation_that_is_under_way() {
     log.remove_before(log.committed());
     assert!(log.first() > Offset(0), "the first segment goes");
     assert!(log.poll_action().is_none(), "not beside the preparation");
+    assert_eq!(log.next_tick_ms(), None, "it waits for the preparation and not for time");
     storage.submit(held.expect("it is held"));
     let done = storage.poll_done().expect("it is done where it is submitted");
     log.handle_done(done);
