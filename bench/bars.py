@@ -26,8 +26,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Reports whose server has a core of its own.
 PINNED = ("--hub-pin", "0", "--cpu", "1")
-# Two cores for the hub: the load shares them.
-SHARED = ("--hub-cores", "2", "--hub-pin", "0,1", "--cpu", "0,1", "--processes", "2")
+# The load shares the hub's one core, or its two.
+ONE_SHARED = ("--hub-pin", "0", "--cpu", "0")
+TWO_SHARED = ("--hub-cores", "2", "--hub-pin", "0,1", "--cpu", "0,1", "--processes", "2")
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,12 @@ ROWS = {
     ),
     "replay-plain": Row("replay to one reader, in the clear", "1.0 GB/s", ("replay", "--plain"), **PASS),
     "replay-tls": Row("replay to one reader, TLS", "0.7 GB/s", ("replay",), **PASS),
-    "one-core": Row("gateway ingest, hub on one of two cores that both work", "", GATEWAY, **CPU_EACH),
-    "two-cores": Row("gateway ingest, hub and load on the same two cores", "within 10 %", GATEWAY, **CPU_EACH, place=SHARED),
+    "one-core": Row(
+        "gateway ingest with retention, hub and load on the same core", "", (*GATEWAY, *RETAINED), **CPU_EACH, place=ONE_SHARED
+    ),
+    "two-cores": Row(
+        "the same on two cores", "within 10 %", (*GATEWAY, *RETAINED), **CPU_EACH, place=TWO_SHARED
+    ),
 }
 
 
