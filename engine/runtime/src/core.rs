@@ -8,9 +8,7 @@ use engine::Now;
 use engine::door::Busy;
 use engine::job::Job;
 use engine::placement::partition_core;
-use engine::request::{
-    AppendView, Appended, Caller, ConnectionId, CoreId, Notice, PartitionId, Reply, Request,
-};
+use engine::request::{AppendView, Caller, ConnectionId, CoreId, Notice, PartitionId, Reply, Request};
 use engine::shard::Shard;
 
 use crate::clock::Clock;
@@ -270,6 +268,11 @@ impl Core {
 
     fn take_item(&self, shard: Option<&mut Shard<DmaStorage>>, source: CoreId, taken: Taken<'_>, now: Now) {
         match taken {
+            Taken::Appended(connection, appended) => {
+                if self.connections.borrow_mut().deliver_appended(source, connection, appended) {
+                    self.release_replies(source, 1);
+                }
+            }
             Taken::Item(Item::Reply(caller, reply)) => self.deliver_reply(source, caller, reply),
             Taken::Item(Item::Notice(connection, notice)) => self.deliver_notice(connection, notice),
             Taken::Item(Item::Call(call)) => self.calls.borrow_mut().push(call),
@@ -289,7 +292,7 @@ impl Core {
                     Taken::Item(Item::ConnectionClosed(connection)) => {
                         shard.handle_connection_closed(connection, now);
                     }
-                    Taken::Item(_) => unreachable!("the others are taken above"),
+                    Taken::Appended(..) | Taken::Item(_) => unreachable!("the others are taken above"),
                 }
             }
         }
@@ -365,9 +368,8 @@ impl Core {
             if connection.core == self.id {
                 connections.deliver_appended(self.id, connection, appended);
             } else {
-                let Appended { token, first, event_count } = appended;
-                let item = Item::Reply(Caller { connection, token }, Reply::Appended { first, event_count });
-                self.outboxes.borrow_mut()[usize::from(connection.core.0)].push(item);
+                self.outboxes.borrow_mut()[usize::from(connection.core.0)]
+                    .push_appended(connection, appended);
             }
         }
     }

@@ -15,7 +15,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use engine::door::Busy;
 use engine::request::{
-    AppendView, Caller, ConnectionId, CoreId, EventSpan, EventView, Notice, Reply, Request, SessionId,
+    AppendView, Appended, Caller, ConnectionId, CoreId, EventSpan, EventView, Notice, Reply, Request,
+    SessionId,
 };
 
 use crate::context::Call;
@@ -24,19 +25,10 @@ use crate::limits::{
     MAILBOX_UNANSWERED_MAX,
 };
 
-/// What crosses from one core to another.
+/// What crosses from one core to another, but for appends and the answers to them.
 pub(crate) enum Item {
     /// A request for a partition of the target.
     Request(Caller, Request),
-    /// An append: its events are the next `event_count` spans of the batch.
-    Append {
-        /// Whom to answer.
-        caller: Caller,
-        /// The device that sends.
-        session: SessionId,
-        /// How many of the batch's spans, and so of its bytes, it takes.
-        event_count: u32,
-    },
     /// An answer for a connection of the target.
     Reply(Caller, Reply),
     /// News for a connection of the target.
@@ -47,9 +39,20 @@ pub(crate) enum Item {
     Call(Call),
 }
 
-/// One turn's items from one core for another. Events' bytes lie in one block, in the order of their appends.
+/// What crosses, in its order. Small, for there is one for every event: the large and rare things lie beside it.
+enum Entry {
+    /// An append: its events are the next `event_count` spans of the batch.
+    Append { caller: Caller, session: SessionId, event_count: u32 },
+    /// The answer to an append of this connection.
+    Appended(ConnectionId, Appended),
+    /// The next of the batch's items.
+    Item,
+}
+
+/// One turn's things from one core for another. Events' bytes lie in one block, in the order of their appends.
 #[derive(Default)]
 pub(crate) struct Batch {
+    entries: Vec<Entry>,
     items: Vec<Item>,
     bytes: Vec<u8>,
     spans: Vec<EventSpan>,
@@ -58,6 +61,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     fn clear(&mut self) {
+        self.entries.clear();
         self.items.clear();
         self.spans.clear();
         self.bytes.clear();
@@ -67,20 +71,22 @@ impl Batch {
         }
     }
 
-    /// Take the items out in order; an append is given with its bytes, where they lie.
+    /// Take everything out in order; an append is given with its bytes, where they lie.
     pub(crate) fn take_each(&mut self, mut take: impl FnMut(Taken<'_>)) {
         let mut spans = self.spans.iter();
+        let mut items = self.items.drain(..);
         let mut views = Vec::new();
-        for item in self.items.drain(..) {
-            match item {
-                Item::Append { caller, session, event_count } => {
+        for entry in self.entries.drain(..) {
+            match entry {
+                Entry::Append { caller, session, event_count } => {
                     views.clear();
                     views.extend(
                         spans.by_ref().take(event_count as usize).map(|span| view(&self.bytes, span)),
                     );
                     take(Taken::Append(caller, AppendView { session, events: &views }));
                 }
-                item => take(Taken::Item(item)),
+                Entry::Appended(connection, appended) => take(Taken::Appended(connection, appended)),
+                Entry::Item => take(Taken::Item(items.next().expect("each has its entry"))),
             }
         }
     }
@@ -90,7 +96,9 @@ impl Batch {
 pub(crate) enum Taken<'a> {
     /// An append, borrowed from the batch's block.
     Append(Caller, AppendView<'a>),
-    /// Anything but an append.
+    /// The answer to one, for a connection of the target.
+    Appended(ConnectionId, Appended),
+    /// Anything else.
     Item(Item),
 }
 
@@ -218,7 +226,13 @@ impl Outbox {
 
     /// Send something that needs no room of its own, or whose room is reserved.
     pub(crate) fn push(&mut self, item: Item) {
+        self.batch.entries.push(Entry::Item);
         self.batch.items.push(item);
+    }
+
+    /// Send the answer to an append; the append has reserved its room.
+    pub(crate) fn push_appended(&mut self, connection: ConnectionId, appended: Appended) {
+        self.batch.entries.push(Entry::Appended(connection, appended));
     }
 
     /// Take the room for something that is not answered; it must be pushed then.
@@ -268,13 +282,13 @@ impl Outbox {
             batch.bytes.extend_from_slice(event.message);
         }
         let event_count = narrow(append.events.len());
-        batch.items.push(Item::Append { caller, session: append.session, event_count });
+        batch.entries.push(Entry::Append { caller, session: append.session, event_count });
         Ok(())
     }
 
     /// Hand over what was gathered. True: the target is to be woken.
     pub(crate) fn flush(&mut self, mailboxes: &Mailboxes) -> bool {
-        if self.batch.items.is_empty() {
+        if self.batch.entries.is_empty() {
             return false;
         }
         let mailbox = mailboxes.between(self.source, self.target);
@@ -295,7 +309,7 @@ fn narrow(number: usize) -> u32 {
 mod tests {
     use proptest::prelude::*;
 
-    use engine::request::PartitionId;
+    use engine::request::{PartitionId, SequenceNumber};
 
     use super::*;
 
@@ -426,6 +440,7 @@ mod tests {
                             (caller.token, Some(events.collect::<Vec<_>>()))
                         }
                         Taken::Item(Item::Request(caller, _)) => (caller.token, None),
+                        Taken::Appended(_, appended) => (appended.token, None),
                         Taken::Item(_) => unreachable!("not sent here"),
                     }));
                 }
@@ -446,6 +461,10 @@ mod tests {
                                 .collect();
                             let append = AppendView { session: session(3), events: &views };
                             outbox.push_append(&mailboxes, caller(token), append).expect("room");
+                        }
+                        None if token % 2 == 0 => {
+                            let appended = Appended { token, first: SequenceNumber(token), event_count: 1 };
+                            outbox.push_appended(caller(token).connection, appended);
                         }
                         None => outbox.push(Item::Request(caller(token), Request::ListConsumerGroups)),
                     }
