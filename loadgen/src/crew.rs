@@ -82,19 +82,28 @@ impl Crew {
         })
     }
 
-    /// Wait, but no longer than until the first error.
+    /// Wait, but no longer than until the first error. Those that are done before `end` have nothing more to say.
     pub fn pause(&mut self, end: Instant) -> Result<(), String> {
-        while self.hear(end)? {}
+        while !self.is_done() {
+            if !self.hear(end)? {
+                return Ok(());
+            }
+        }
+        std::thread::sleep(end.saturating_duration_since(Instant::now()));
         Ok(())
     }
 
     /// Wait until all are done.
     pub fn finish(mut self) -> Result<Vec<Outcome>, String> {
-        while self.done.iter().any(Option::is_none) {
+        while !self.is_done() {
             self.hear(Instant::now() + PATIENCE)?.then_some(()).ok_or("no process says anything")?;
         }
         self.line.bar.finish_and_clear();
         Ok(self.done.drain(..).flatten().collect())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.iter().all(Option::is_some)
     }
 
     /// Take one word, until `end` at the latest. False: none came.
@@ -168,5 +177,34 @@ impl Line {
             .collect();
         self.bar.set_message(format!("{ready}/{count} connections{}, {:.0}/s", done.concat(), self.per_s));
         self.bar.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+
+    #[test]
+    fn processes_that_are_done_before_the_window_ends_are_no_error() {
+        let outcome = Outcome {
+            ledger: Ledger::new(0, 1),
+            records: Vec::new(),
+            elapsed_s: 0.0,
+            received_bytes: 0,
+            command_count: 7,
+            storms_s: Vec::new(),
+        };
+        let (sender, said) = channel();
+        sender.send((0, Said::Done(Box::new(outcome)))).unwrap();
+        sender.send((0, Said::Failed("ended".to_owned()))).unwrap();
+        drop(sender);
+        let (progress, done) = (vec![Progress::default()], vec![None]);
+        let mut crew =
+            Crew { workers: Vec::new(), said, progress, done, ready_count: 1, line: Line::new("test") };
+        let end = Instant::now() + Duration::from_millis(50);
+        crew.pause(end).unwrap();
+        assert!(Instant::now() >= end);
+        assert_eq!(crew.finish().unwrap()[0].command_count, 7);
     }
 }
