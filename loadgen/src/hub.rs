@@ -4,6 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::arguments::Arguments;
 
@@ -28,10 +31,13 @@ const PORTS: [(Port, &str, u16); 4] = [
     (Port::PlainAmqp, "--plain-amqp-port", 25672),
 ];
 
+/// How long a hub may take to stop.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The hub's name, and its event hub's.
 pub const NAME: &str = "load";
 
-/// A hub that runs for this load alone; dropped, it is killed, and its directory removed unless it is to be kept.
+/// A hub that runs for this load alone; dropped, it is stopped, and its directory removed unless it is to be kept.
 #[derive(Debug)]
 pub struct Hub {
     child: Child,
@@ -131,7 +137,15 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        // The run is over or failed; what the hub still holds is of no use to anyone.
+        // The run is over or failed. A hub that stops by itself says in its log what its commits took; one that does not is
+        // of no use to anyone.
+        if let Some(process) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(process, Signal::TERM);
+        }
+        let asked = Instant::now();
+        while asked.elapsed() < STOP_PATIENCE && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

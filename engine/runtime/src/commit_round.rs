@@ -4,7 +4,14 @@
 //! A disk makes a write durable by flushing its cache, and a flush that is asked for while another is under way waits for it.
 //! Logs that commit each by itself keep waiting for the flushes of the others; those of a round share one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+
+/// Longest round that is told apart from longer ones, microseconds.
+const ROUND_US_MAX: u64 = 60_000_000;
 
 /// Whether a round may begin. One for the logs of a core, on its thread. Open at all times where nobody takes turns.
 #[derive(Debug)]
@@ -12,11 +19,20 @@ pub(crate) struct CommitRound {
     /// Writes and syncs of commits that have no answer yet.
     under_way_count: Cell<u32>,
     is_open: Cell<bool>,
+    began: Cell<Option<Instant>>,
+    /// How long rounds took, microseconds: what the disk adds to every acknowledgement.
+    times_us: RefCell<Histogram<u64>>,
 }
 
 impl Default for CommitRound {
     fn default() -> Self {
-        Self { under_way_count: Cell::new(0), is_open: Cell::new(true) }
+        let times_us = Histogram::new_with_bounds(1, ROUND_US_MAX, 2).expect("bounds of a histogram");
+        Self {
+            under_way_count: Cell::new(0),
+            is_open: Cell::new(true),
+            began: Cell::new(None),
+            times_us: RefCell::new(times_us),
+        }
     }
 }
 
@@ -33,17 +49,57 @@ impl CommitRound {
 
     /// A write or sync of a commit goes out.
     pub(crate) fn begin(&self) {
+        if self.under_way_count.get() == 0 {
+            self.began.set(Some(Instant::now()));
+        }
         self.under_way_count.set(self.under_way_count.get() + 1);
     }
 
     /// It was answered.
     pub(crate) fn end(&self) {
         self.under_way_count.set(self.under_way_count.get() - 1);
+        if self.under_way_count.get() == 0
+            && let Some(began) = self.began.take()
+        {
+            self.times_us.borrow_mut().saturating_record(began.elapsed().as_micros() as u64);
+        }
     }
+}
+
+/// How many rounds there were and how long they took, for the log. An event waits for the round that it finds under way and
+/// for its own: what it sees of long ones goes by their time, not by their number.
+impl fmt::Display for CommitRound {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let times = self.times_us.borrow();
+        let [half, most] = [0.5, 0.99].map(|quantile| times.value_at_quantile(quantile));
+        let (count, longest, by_time) = (times.len(), times.max(), quantile_by_time(&times, 0.99));
+        write!(
+            formatter,
+            "{count} rounds of commits, p50 {half} us, p99 {most} us, by time {by_time} us, longest {longest} us"
+        )
+    }
+}
+
+/// The value below which rounds spent `quantile` of the time of all rounds.
+fn quantile_by_time(times: &Histogram<u64>, quantile: f64) -> u64 {
+    let time_of = |value: u64, count: u64| value as f64 * count as f64;
+    let total: f64 =
+        times.iter_recorded().map(|step| time_of(step.value_iterated_to(), step.count_at_value())).sum();
+    let mut passed = 0.0;
+    times
+        .iter_recorded()
+        .map(|step| step.value_iterated_to())
+        .find(|&value| {
+            passed += time_of(value, times.count_at(value));
+            passed >= total * quantile
+        })
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -62,5 +118,31 @@ mod tests {
         assert!(!round.is_open(), "the next turn opens it for all");
         round.begin_turn();
         assert!(round.is_open());
+    }
+
+    #[test]
+    fn a_round_takes_until_its_last_commit_is_answered() {
+        let round = CommitRound::default();
+        for _ in 0..2 {
+            round.begin();
+            round.begin();
+            round.end();
+            std::thread::sleep(Duration::from_millis(3));
+            round.end();
+        }
+        let times = round.times_us.borrow();
+        assert!(times.len() == 2 && times.min() >= 2_900, "{round}");
+        assert!(round.to_string().starts_with("2 rounds of commits, p50 "), "{round}");
+    }
+
+    #[test]
+    fn one_long_round_is_most_of_the_time_and_few_of_the_rounds() {
+        let round = CommitRound::default();
+        round.times_us.borrow_mut().record_n(100, 999).unwrap();
+        round.times_us.borrow_mut().record(1_000_000).unwrap();
+        let text = round.to_string();
+        assert!(text.starts_with("1000 rounds of commits, p50 100 us, p99 100 us, by time 10"), "{text}");
+        assert_eq!(quantile_by_time(&round.times_us.borrow(), 0.01), 100);
+        assert_eq!(CommitRound::default().to_string().matches(" 0 us").count(), 4);
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct Core {
     flush_count: Cell<u32>,
     /// Whether one of them failed.
     flush_failed: Cell<bool>,
+    /// Turns taken: one that never sleeps shows itself here.
+    turn_count: Cell<u64>,
     /// Its own tasks have rung since the last turn began.
     has_rung: Cell<bool>,
     /// The time, taken at most once between two turns: what a core's tasks append in that while is one moment to the log.
@@ -96,6 +98,7 @@ impl Core {
             closed: Cell::new(false),
             flush_count: Cell::new(0),
             flush_failed: Cell::new(false),
+            turn_count: Cell::new(0),
             has_rung: Cell::new(false),
             now: Cell::new(None),
             calls: RefCell::default(),
@@ -219,6 +222,7 @@ impl Core {
     pub(crate) fn turn(self: &Rc<Self>, context: &CoreContext) -> Option<u64> {
         let _fatal = FatalOnPanic::new("loop of a core");
         self.has_rung.set(false);
+        self.turn_count.set(self.turn_count.get() + 1);
         self.commit_round.begin_turn();
         let now = self.clock.now();
         self.now.set(Some(now));
@@ -428,6 +432,7 @@ impl Core {
 
     /// Give the shard and its files up.
     pub(crate) fn end(&self) {
+        tracing::info!(core = self.id.0, "{} turns, {}", self.turn_count.get(), self.commit_round);
         self.closed.set(true);
         self.shard.borrow_mut().take();
         self.helpers.borrow_mut().take();
