@@ -7,8 +7,9 @@ A bar is what the hub is meant to reach on a machine of two cores at 2.5 GHz: th
     python3 bench/bars.py --rows gateway-tls --rounds 3 --seconds 10
     python3 bench/bars.py --list
 
-Needs `cargo build --release -p net -p loadgen` and a machine that does nothing else; `ulimit -n` of 25 000. The raw reports go to
-bench/results/DATE-bars.jsonl, one a line, with commit, machine and arguments; the table is printed.
+Needs `cargo build --release -p net -p loadgen -p bench` and a machine that does nothing else; `ulimit -n` of 20 000. The raw reports go to
+bench/results/DATE-bars.jsonl, one a line, with commit, machine and arguments; the table is printed. The row `ceilings` is what
+the machine gives without a hub: a bar that was set on another machine is to be held against it.
 """
 
 import argparse
@@ -16,10 +17,12 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PINNED = ("--hub-pin", "0", "--cpu", "1")
 # The load shares the hub's one core, or its two.
 ONE_SHARED = ("--hub-pin", "0", "--cpu", "0")
+# Two hubs of a core each that know nothing of each other, each with its load on its own core.
+TWO_HUBS = (ONE_SHARED, ("--hub-pin", "1", "--cpu", "1", "--hub-bind", "127.0.0.10"))
 TWO_SHARED = ("--hub-cores", "2", "--hub-pin", "0,1", "--cpu", "0,1", "--processes", "2")
 
 
@@ -43,6 +48,10 @@ class Row:
     divisor: float = 1.0
     unit: str = "events/s"
     place: tuple[str, ...] = PINNED
+    # In place of a load: `bench` with these.
+    bench: tuple[str, ...] = ()
+    # In place of one load: several at once.
+    places: tuple[tuple[str, ...], ...] = ()
 
 
 GATEWAY = ("gateway", "--closed")
@@ -57,6 +66,14 @@ P99 = {"figure": ("events", "latencyMicroseconds", "p99"), "unit": "us"}
 PASS = {"figure": ("passes", "-1", "bytesPerS"), "divisor": 1e9, "unit": "GB/s of bodies"}
 
 ROWS = {
+    "ceilings": Row(
+        "the machine alone: round trips over TCP, handshakes, durable writes at the pace of 500 000 events/s",
+        "",
+        (),
+        figure=("round_trips_per_s",),
+        unit="round trips/s; the others are in the results",
+        bench=("ceilings", "5"),
+    ),
     "gateway-tls": Row("gateway ingest, AMQP, TLS 1.3", "1.0 M", GATEWAY),
     "gateway-retained": Row("the same with retention active", "1.0 M", (*GATEWAY, *RETAINED)),
     "gateway-flush-1": Row("the same, each sync 1 ms longer", "", (*GATEWAY, "--hub-arg=--sync-delay-ms=1")),
@@ -89,6 +106,15 @@ ROWS = {
     "idle-mqtt": Row("idle MQTT device", "6.5 KiB", ("idle", "--connections", "10000", "--protocol", "mqtt"), **IDLE),
     "connect-full": Row("full connects, TLS 1.3", "4 k/s", ("connect", "--closed", "--tls", "1.3"), **CONNECTS),
     "connect-resumed": Row("reconnects with TLS 1.2 tickets", "15 k/s", ("connect", "--closed", "--tls", "1.2", "--resume"), **CONNECTS),
+    "connect-mqtt": Row(
+        "full connects by MQTT, TLS 1.3", "", ("connect", "--closed", "--tls", "1.3", "--protocol", "mqtt"), **CONNECTS
+    ),
+    "connect-mqtt-resumed": Row(
+        "reconnects by MQTT with TLS 1.2 tickets",
+        "15 k/s",
+        ("connect", "--closed", "--tls", "1.2", "--resume", "--protocol", "mqtt"),
+        **CONNECTS,
+    ),
     "commands": Row(
         "command cycles over the wire, with receipts",
         "50 k/s",
@@ -100,6 +126,9 @@ ROWS = {
     "replay-tls": Row("replay to one reader, TLS", "0.7 GB/s", ("replay",), **PASS),
     "one-core": Row(
         "gateway ingest with retention, hub and load on the same core", "", (*GATEWAY, *RETAINED), **CPU_EACH, place=ONE_SHARED
+    ),
+    "two-hubs": Row(
+        "two hubs of one core each at once, load on the same cores", "", (*GATEWAY, *RETAINED), **CPU_EACH, places=TWO_HUBS
     ),
     "two-cores": Row(
         "the same on two cores", "within 10 %", (*GATEWAY, *RETAINED), **CPU_EACH, place=TWO_SHARED
@@ -127,17 +156,36 @@ def machine() -> str:
     return f"{os.cpu_count()} CPUs of {model}, Linux {platform.release()}"
 
 
-def measure(row: Row, options: argparse.Namespace) -> dict:
-    command = [str(options.binaries / "loadgen"), *row.arguments, *row.place, "--json"]
+def start(row: Row, place: tuple[str, ...], options: argparse.Namespace) -> subprocess.Popen:
+    command = [str(options.binaries / "loadgen"), *row.arguments, *place, "--json"]
     command += ["--seconds", str(options.seconds), "--data-parent", str(options.data_parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command[1:])}: {done.stderr.strip()[-2000:]}")
-    report = json.loads(done.stdout)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(load: subprocess.Popen) -> dict:
+    output, said = load.communicate()
+    if load.returncode != 0:
+        raise SystemExit(f"{' '.join(load.args[1:])}: {said.strip()[-2000:]}")
+    report = json.loads(output)
     for part in report.values():
         if isinstance(part, dict):
             part.pop("timeline", None)
+    # What each core of the hub says of itself when it stops, warming up included.
+    report["cores"] = re.findall(r"\d+ turns, .*", said)
     return report
+
+
+def measure(row: Row, options: argparse.Namespace) -> dict:
+    if row.bench:
+        command = [str(options.binaries.resolve() / "bench"), *row.bench]
+        done = subprocess.run(command, cwd=options.data_parent, capture_output=True, text=True, check=True)
+        return tomllib.loads(done.stdout)
+    if not row.places:
+        return finish(start(row, row.place, options))
+    reports = [finish(load) for load in [start(row, place, options) for place in row.places]]
+    counts = [report["events"]["count"] for report in reports]
+    cpu_ns = [report["serverCpuNanosecondsEach"] * count for report, count in zip(reports, counts)]
+    return {"serverCpuNanosecondsEach": sum(cpu_ns) / sum(counts), "each": reports}
 
 
 def main() -> None:
@@ -170,7 +218,7 @@ def main() -> None:
             report = measure(row, options)
             with results.open("a") as out:
                 line = {"row": name, "commit": of_commit, "machine": machine()}
-                line |= {"arguments": [*row.arguments, *row.place], "report": report}
+                line |= {"arguments": [*row.bench] or [*row.arguments, *(row.places or row.place)], "report": report}
                 out.write(json.dumps(line) + os.linesep)
             found[name].append(figure_of(row, report))
             print(f"round {number + 1} {name}: {found[name][-1]:.6g} {row.unit}", file=sys.stderr)

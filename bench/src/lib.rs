@@ -5,6 +5,7 @@
 //! what must not grow is counted in instructions.
 #![forbid(unsafe_code)]
 
+pub mod ceilings;
 pub mod command_cycle;
 pub mod command_queues;
 pub mod hot_path;

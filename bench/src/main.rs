@@ -1,13 +1,16 @@
 //! Prints figures: `bench log` (the default) durable appends, for commits of several sizes; `bench commands` durable
 //! enqueue-deliver-complete cycles; `bench queues` memory, disk and restart of commands that wait; `bench identities` bulk
-//! creation, lookups, memory and restart of a registry; `bench count` instructions per event of the hot paths, compared with
+//! creation, lookups, memory and restart of a registry; `bench ceilings` what the machine gives, as TOML; `bench count` instructions per event of the hot paths, compared with
 //! those that are kept.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
+use bench::ceilings::handshakes::{self, Kind};
+use bench::ceilings::{round_trips, writes};
 use bench::hot_path::HOT_PATHS;
 use bench::instruction_count::{Counts, Kept, Verdict, key};
 use bench::{command_cycle, command_queues, identities, instruction_count, log_ingest};
@@ -23,6 +26,27 @@ const COMMAND_ROWS: [(u32, u64, Ack); 4] = [
     (1000, 2_000_000, Ack::None),
     (1000, 2_000_000, Ack::Full),
 ];
+/// Connections whose both ends fit into a process's 20 000 descriptors; requests and answers as AMQP's with TLS.
+const ROUND_TRIPS: round_trips::Size = round_trips::Size {
+    connection_count: 9_000,
+    request_bytes: 330,
+    answer_bytes: 60,
+    trips: None,
+    time: Duration::ZERO,
+    cpus: Some((0, 1)),
+};
+/// As a reconnect with a TLS 1.2 ticket: two round trips and the end by MQTT, seven by AMQP.
+const MQTT_CONNECTIONS: round_trips::Size = round_trips::Size {
+    connection_count: 100,
+    request_bytes: 320,
+    answer_bytes: 180,
+    trips: Some(2),
+    ..ROUND_TRIPS
+};
+const AMQP_CONNECTIONS: round_trips::Size = round_trips::Size { trips: Some(7), ..MQTT_CONNECTIONS };
+/// Half of the ingest bar's events, 355 B of the log for 256 B of body.
+const WRITES: writes::Size =
+    writes::Size { records_per_s: 500_000, record_bytes: 355, file_bytes: 1 << 30, time: Duration::ZERO };
 const QUEUES: command_queues::Size =
     command_queues::Size { device_count: 100_000, commands_per_device: 10, message_bytes: PAYLOAD_BYTES };
 
@@ -41,11 +65,18 @@ fn main() -> ExitCode {
         ["identities"] => all_identities(),
         // The second half of `identities`, likewise.
         ["reopen-identities", directory, count] => reopen_identities(Path::new(directory), count),
+        ["ceilings"] => all_ceilings(5.0),
+        ["ceilings", seconds] => {
+            seconds.parse().map_err(|_| format!("{seconds:?} is no number of seconds")).and_then(all_ceilings)
+        }
         ["count"] => count(false),
         ["count", "--accept"] => count(true),
         // What runs under the counter.
         ["count", "run", name] => run_hot_path(name),
-        _ => Err("say log, commands, queues, identities, count or count --accept".to_owned()),
+        _ => {
+            Err("say log, commands, queues, identities, ceilings [SECONDS], count or count --accept"
+                .to_owned())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -104,6 +135,23 @@ fn in_own_process(arguments: &[&OsStr]) -> Result<(), String> {
         true => Ok(()),
         false => Err("it does not open again".to_owned()),
     }
+}
+
+fn all_ceilings(seconds: f64) -> Result<(), String> {
+    let time = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+    let trips = round_trips::run(round_trips::Size { time, ..ROUND_TRIPS })?;
+    println!("round_trips_per_s = {:.0}", trips.trips_per_s);
+    for (name, size) in [("mqtt", MQTT_CONNECTIONS), ("amqp", AMQP_CONNECTIONS)] {
+        let found = round_trips::run(round_trips::Size { time, ..size })?;
+        println!("{name}_connections_per_s = {:.0}", found.connections_per_s);
+    }
+    println!("full_handshakes_per_s = {:.0}", handshakes::run(Kind::Full13, time)?);
+    println!("ticket_handshakes_per_s = {:.0}", handshakes::run(Kind::Ticket12, time)?);
+    let found = writes::run(directory()?.path(), writes::Size { time, ..WRITES })?;
+    println!("writes_per_s = {:.0}", found.write_count as f64 / seconds);
+    println!("write_us_p50 = {}\nwrite_us_p99 = {}", found.write_us.0, found.write_us.1);
+    println!("durable_us_p50 = {}\ndurable_us_p99 = {}", found.record_us.0, found.record_us.1);
+    Ok(())
 }
 
 fn all_identities() -> Result<(), String> {
