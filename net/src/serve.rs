@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use engine::request::SecretText;
 use engine::shard::ShardConfig;
 use engine_runtime::probe::{ProbeError, check_io_uring};
-use engine_runtime::{RuntimeConfig, outside_door};
+use engine_runtime::{RuntimeConfig, keep_freed_memory, outside_door};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -84,6 +84,7 @@ pub fn run(settings: Settings) -> Result<(), ServeError> {
     let config = settings.resolve(&Machine::here())?;
     start_logging(&config.log)?;
     check_io_uring()?;
+    keep_freed_memory();
     let data_dir = DataDir::open(&config.data)?;
     let manifest = data_dir.manifest()?;
     if let Some(manifest) = &manifest {
