@@ -7,7 +7,7 @@ A bar is what the hub is meant to reach on a machine of two cores at 2.5 GHz: th
     python3 bench/bars.py --rows gateway-tls --rounds 3 --seconds 10
     python3 bench/bars.py --list
 
-Needs `cargo build --release -p net -p loadgen -p bench` and a machine that does nothing else; `ulimit -n` of 20 000. The raw reports go to
+Needs Python 3.11, `cargo build --release -p net -p loadgen -p bench` and a machine that does nothing else; `ulimit -n` of 20 000. The raw reports go to
 bench/results/DATE-bars.jsonl, one a line, with commit, machine and arguments; the table is printed. The row `ceilings` is what
 the machine gives without a hub: a bar that was set on another machine is to be held against it.
 """
@@ -162,8 +162,7 @@ def start(row: Row, place: tuple[str, ...], options: argparse.Namespace) -> subp
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(load: subprocess.Popen) -> dict:
-    output, said = load.communicate()
+def report_of(load: subprocess.Popen, output: str, said: str) -> dict:
     if load.returncode != 0:
         raise SystemExit(f"{' '.join(load.args[1:])}: {said.strip()[-2000:]}")
     report = json.loads(output)
@@ -180,9 +179,12 @@ def measure(row: Row, options: argparse.Namespace) -> dict:
         command = [str(options.binaries.resolve() / "bench"), *row.bench]
         done = subprocess.run(command, cwd=options.data_parent, capture_output=True, text=True, check=True)
         return tomllib.loads(done.stdout)
+    loads = [start(row, place, options) for place in row.places or (row.place,)]
+    # All have ended before one of them is found to have failed.
+    said = [load.communicate() for load in loads]
+    reports = [report_of(load, *texts) for load, texts in zip(loads, said)]
     if not row.places:
-        return finish(start(row, row.place, options))
-    reports = [finish(load) for load in [start(row, place, options) for place in row.places]]
+        return reports[0]
     counts = [report["events"]["count"] for report in reports]
     cpu_ns = [report["serverCpuNanosecondsEach"] * count for report, count in zip(reports, counts)]
     return {"serverCpuNanosecondsEach": sum(cpu_ns) / sum(counts), "each": reports}

@@ -139,7 +139,9 @@ impl Drop for Hub {
     fn drop(&mut self) {
         // The run is over or failed. A hub that stops by itself says in its log what its commits took; one that does not is
         // of no use to anyone.
-        if let Some(process) = Pid::from_raw(self.child.id().cast_signed()) {
+        // Its number may be another's once it has ended and been waited for.
+        let runs = matches!(self.child.try_wait(), Ok(None));
+        if let Some(process) = Pid::from_raw(self.child.id().cast_signed()).filter(|_| runs) {
             let _ = kill_process(process, Signal::TERM);
         }
         let asked = Instant::now();

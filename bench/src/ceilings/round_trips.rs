@@ -52,10 +52,12 @@ pub fn run(size: Size) -> Result<Figures, String> {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let server = scope.spawn(|| serve(listener, size, &is_over));
-        let found = load(address, size);
+        // A thread of its own: the caller is not to stay on the client's CPU.
+        let client = scope.spawn(|| load(address, size));
+        let found = client.join().map_err(|_| "the client has panicked".to_owned());
         is_over.store(true, Ordering::Relaxed);
         server.join().map_err(|_| "the server has panicked")??;
-        found
+        found?
     })
 }
 
@@ -104,8 +106,12 @@ fn serve(listener: TcpListener, size: Size, is_over: &AtomicBool) -> Result<(), 
     while !is_over.load(Ordering::Relaxed) {
         for index in table.wait()? {
             if index == door {
-                while let Ok((stream, _)) = listener.accept() {
-                    table.add(stream).map_err(|error| format!("accept: {error}"))?;
+                loop {
+                    match listener.accept().and_then(|(stream, _)| table.add(stream)) {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(format!("accept: {error}")),
+                    }
                 }
                 continue;
             }
@@ -141,8 +147,9 @@ fn load(address: SocketAddr, size: Size) -> Result<Figures, String> {
             let Some((stream, made)) = &mut table.connections[index] else { continue };
             match stream.read(&mut bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                Ok(count) if count > 0 => {}
-                _ => return Err("the server has gone".to_owned()),
+                Err(error) => return Err(format!("read: {error}")),
+                Ok(0) => return Err("the server has gone".to_owned()),
+                Ok(_) => {}
             }
             trips += 1;
             *made += 1;

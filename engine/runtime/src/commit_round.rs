@@ -82,18 +82,15 @@ impl fmt::Display for CommitRound {
 
 /// The value below which rounds spent `quantile` of the time of all rounds.
 fn quantile_by_time(times: &Histogram<u64>, quantile: f64) -> u64 {
-    let time_of = |value: u64, count: u64| value as f64 * count as f64;
-    let total: f64 =
-        times.iter_recorded().map(|step| time_of(step.value_iterated_to(), step.count_at_value())).sum();
-    let mut passed = 0.0;
-    times
-        .iter_recorded()
-        .map(|step| step.value_iterated_to())
-        .find(|&value| {
-            passed += time_of(value, times.count_at(value));
-            passed >= total * quantile
+    let steps = || times.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value()));
+    let total: u64 = steps().map(|(value, count)| value * count).sum();
+    let mut passed = 0;
+    steps()
+        .find(|(value, count)| {
+            passed += value * count;
+            passed as f64 >= total as f64 * quantile
         })
-        .unwrap_or_default()
+        .map_or(0, |(value, _)| value)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::ffi::c_int;
 
-/// So much lies ready for each thread that allocates, once it was in use: what loads of old events hold at most.
+/// So much lies ready for each thread that allocates, once it was in use: what loads of one log's old events hold at most.
 const KEPT_BYTES: c_int = 32 << 20;
 
 /// Allocations from here on are the system's own: larger than any range or commit in ordinary use.
@@ -14,7 +14,7 @@ const MAPPED_FROM_BYTES: c_int = 16 << 20;
 const GROWTH_BYTES: c_int = 256 << 10;
 
 /// Keep memory that was given back ready for the next who wants some. For the whole process, at its start; for programs whose
-/// own memory is mostly the hub's. Another C library than glibc is left as it is.
+/// own memory is mostly the hub's; best before there are other threads. Another C library than glibc is left as it is.
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     for (what, bytes) in [
@@ -22,7 +22,7 @@ pub fn keep_freed_memory() {
         (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
         (libc::M_TOP_PAD, GROWTH_BYTES),
     ] {
-        // SAFETY: it takes two integers and changes how memory is kept, nothing that anybody holds.
+        // SAFETY: it takes two integers and changes, under the allocator's lock, how memory is kept: nothing that anybody holds.
         let is_set = unsafe { libc::mallopt(what, bytes) } == 1;
         if !is_set {
             tracing::warn!("the C library keeps to its own limits of freed memory");
