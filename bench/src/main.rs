@@ -47,6 +47,7 @@ const AMQP_CONNECTIONS: round_trips::Size = round_trips::Size { trips: Some(7), 
 /// Half of the ingest bar's events, 355 B of the log for 256 B of body.
 const WRITES: writes::Size =
     writes::Size { records_per_s: 500_000, record_bytes: 355, file_bytes: 1 << 30, time: Duration::ZERO };
+const FULL_FILE_BYTES: usize = 256 << 20;
 const QUEUES: command_queues::Size =
     command_queues::Size { device_count: 100_000, commands_per_device: 10, message_bytes: PAYLOAD_BYTES };
 
@@ -151,6 +152,8 @@ fn all_ceilings(seconds: f64) -> Result<(), String> {
     println!("writes_per_s = {:.0}", found.write_count as f64 / seconds);
     println!("write_us_p50 = {}\nwrite_us_p99 = {}", found.write_us.0, found.write_us.1);
     println!("durable_us_p50 = {}\ndurable_us_p99 = {}", found.record_us.0, found.record_us.1);
+    let bytes_per_s = writes::flat_out(directory()?.path(), FULL_FILE_BYTES, time)?;
+    println!("durable_bytes_per_s = {bytes_per_s:.0}");
     Ok(())
 }
 

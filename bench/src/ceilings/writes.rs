@@ -1,4 +1,4 @@
-//! One durable write after the other, each with what has come meanwhile at a steady pace.
+//! Durable writes: one after the other, each with what has come meanwhile at a steady pace; and as much as the disk takes.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,6 +14,10 @@ use segment_log::storage::disk::AlignedBuffer;
 /// Bytes that one write takes at most, as a commit of the log.
 const WRITE_BYTES_MAX: usize = 4 << 20;
 const BLOCK_BYTES: usize = 4096;
+/// Files that are written at once, as the logs of the default partitions.
+const FILE_COUNT: usize = 4;
+/// Bytes of each write when there is always more.
+const FULL_WRITE_BYTES: usize = 1 << 20;
 
 /// What comes, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +89,33 @@ pub fn run(directory: &Path, size: Size) -> Result<Figures, String> {
     Ok(Figures { write_count: writes.len(), write_us: of(&writes), record_us: of(&records) })
 }
 
+/// Bytes per second that become durable when four files are written at once and there is always more: 1 MiB a write, past the
+/// page cache, `file_bytes` of zeros in each file (whole MiB, 1 at least), over and over.
+///
+/// # Errors
+///
+/// As of [`run`].
+pub fn flat_out(directory: &Path, file_bytes: usize, time: Duration) -> Result<f64, String> {
+    let files: Result<Vec<File>, _> =
+        (0..FILE_COUNT).map(|number| zeros(&directory.join(format!("full-{number}")), file_bytes)).collect();
+    let files = files.map_err(|error| format!("zeros: {error}"))?;
+    let began = Instant::now();
+    let write = |file: &File| -> std::io::Result<u64> {
+        let buffer = AlignedBuffer::allocate(FULL_WRITE_BYTES);
+        let mut written = 0;
+        while began.elapsed() < time {
+            file.write_all_at(buffer.bytes(), written % file_bytes as u64)?;
+            written += FULL_WRITE_BYTES as u64;
+        }
+        Ok(written)
+    };
+    let written: std::io::Result<u64> = std::thread::scope(|scope| {
+        let writers: Vec<_> = files.iter().map(|file| scope.spawn(|| write(file))).collect();
+        writers.into_iter().map(|writer| writer.join().expect("a writer returns its errors")).sum()
+    });
+    Ok(written.map_err(|error| format!("write: {error}"))? as f64 / began.elapsed().as_secs_f64())
+}
+
 fn zeros(path: &Path, bytes: usize) -> std::io::Result<File> {
     let mut plain = File::create(path)?;
     let chunk = vec![0; 1 << 20];
@@ -115,5 +146,13 @@ mod tests {
         let found = run(directory.path(), size).unwrap();
         assert!(found.write_count > 0 && found.write_us.0 > 0, "{found:?}");
         assert!(found.record_us.1 >= found.record_us.0 && found.write_us.1 >= found.write_us.0, "{found:?}");
+    }
+    #[test]
+    fn as_much_as_the_disk_takes_is_more_than_nothing() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let bytes_per_s = flat_out(directory.path(), 1 << 20, Duration::from_millis(50)).unwrap();
+        // Of four files there is one write each at least.
+        assert!(bytes_per_s > 0.0, "{bytes_per_s}");
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), FILE_COUNT);
     }
 }
