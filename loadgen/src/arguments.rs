@@ -7,6 +7,9 @@ use clap::{Parser, ValueEnum};
 use crate::job::{Protocol, TlsVersion};
 use crate::ledger::MARK_BYTES;
 
+/// Commands of one back end that are not known to be enqueued, at most.
+pub const COMMANDS_IN_FLIGHT_MAX: u32 = 4096;
+
 /// Drives a hub that it starts, or any AMQP 1.0 or MQTT 3.1.1 broker, and checks what was acknowledged.
 ///
 /// Without arguments: the gateway profile against the corehub beside this program. By default the load is an open loop: each
@@ -21,50 +24,54 @@ pub struct Arguments {
     /// A broker in place of a hub, such as amqp://user:password@host:5672/queue; amqp, amqps, mqtt or mqtts, user and
     /// port may be left out, {device} in the path stands for the device's id. The environment variable LOADGEN_TARGET
     /// serves, too.
-    #[arg(long, value_name = "URL", help_heading = "Target")]
+    #[arg(long, value_name = "URL", env = "LOADGEN_TARGET", hide_env = true, help_heading = "Target")]
     pub target: Option<String>,
     /// The queue, address or topic to send to, as it stands, in place of the one in the URL.
     #[arg(long, requires = "target", help_heading = "Target")]
     pub address: Option<String>,
     /// The queue or topic filter to read back from, where that is another one.
-    #[arg(long, help_heading = "Target")]
+    #[arg(long, requires = "target", help_heading = "Target")]
     pub read_address: Option<String>,
     /// The CA of the broker's certificate, PEM.
-    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    #[arg(long, value_name = "FILE", requires = "target", help_heading = "Target")]
     pub ca: Option<PathBuf>,
     /// The broker's process, whose CPU time and memory are measured.
-    #[arg(long, value_name = "PID", help_heading = "Target")]
+    #[arg(long, value_name = "PID", requires = "target", help_heading = "Target")]
     pub server_pid: Option<u32>,
     /// The hub's program; default: corehub beside this one.
-    #[arg(long, value_name = "FILE", help_heading = "Target")]
+    #[arg(long, value_name = "FILE", conflicts_with = "target", help_heading = "Target")]
     pub hub_binary: Option<PathBuf>,
     /// Cores of the hub.
-    #[arg(long, default_value_t = 1, help_heading = "Target")]
+    #[arg(long, default_value_t = 1, conflicts_with = "target", help_heading = "Target")]
     pub hub_cores: u16,
     /// CPUs of the hub's cores, as corehub serve --pin takes them.
-    #[arg(long, help_heading = "Target")]
+    #[arg(long, conflicts_with = "target", help_heading = "Target")]
     pub hub_pin: Option<String>,
     /// Where the hub listens.
-    #[arg(long, default_value = "127.0.0.9", help_heading = "Target")]
+    #[arg(long, default_value = "127.0.0.9", conflicts_with = "target", help_heading = "Target")]
     pub hub_bind: String,
     /// One more argument of corehub serve; may be repeated.
-    #[arg(long, allow_hyphen_values = true, help_heading = "Target")]
+    #[arg(long, allow_hyphen_values = true, conflicts_with = "target", help_heading = "Target")]
     pub hub_arg: Vec<String>,
+    /// The hub's retention, MiB of all partitions together. The oldest events may be gone when they are read back, but no
+    /// more of them than it may take; the report says how many.
+    #[arg(long, value_name = "MIB", conflicts_with_all = ["target", "unverified"], help_heading = "Target")]
+    pub retention_mib: Option<u64>,
     /// Partitions of the hub; default as corehub serve has it.
-    #[arg(long, help_heading = "Target")]
+    #[arg(long, conflicts_with = "target", help_heading = "Target")]
     pub partitions: Option<u16>,
     /// Where the hub's data goes while it runs (a real disk).
-    #[arg(long, default_value = ".", help_heading = "Target")]
+    #[arg(long, default_value = ".", conflicts_with = "target", help_heading = "Target")]
     pub data_parent: PathBuf,
     /// Leave the hub's directory, corehub-load-*, when the run is over.
-    #[arg(long, help_heading = "Target")]
+    #[arg(long, conflicts_with = "target", help_heading = "Target")]
     pub keep_data: bool,
 
     /// How the load speaks to a hub; default AMQP.
     #[arg(long, value_enum, help_heading = "Load")]
     pub protocol: Option<Protocol>,
-    /// Without TLS: AMQP over the hub's plain port.
-    #[arg(long, help_heading = "Load")]
+    /// Without TLS: AMQP over the hub's plain port. The scheme of --target says it of a broker.
+    #[arg(long, conflicts_with_all = ["target", "resume"], help_heading = "Load")]
     pub plain: bool,
     /// The version of TLS.
     #[arg(long, value_enum, default_value_t = TlsVersion::Any, help_heading = "Load")]
@@ -136,9 +143,6 @@ pub struct Arguments {
     /// Do not read back what was acknowledged. The report says so: such a run shows nothing of durability.
     #[arg(long, help_heading = "Course")]
     pub unverified: bool,
-    /// The hub's retention may take the oldest events before they are read back; the report says how many it took.
-    #[arg(long, help_heading = "Course")]
-    pub may_expire: bool,
 
     /// Draw throughput and latency percentiles by time.
     #[arg(long, value_name = "FILE.svg", help_heading = "Output")]
@@ -212,7 +216,7 @@ impl Arguments {
     ///
     /// # Errors
     ///
-    /// A number that makes no load.
+    /// A number that makes no load, or an option that would do nothing.
     pub fn shape(&self) -> Result<Shape, String> {
         let (connections, devices, rate) = match self.profile {
             Profile::Gateway => (4, 250, 50_000.0),
@@ -260,10 +264,11 @@ impl Arguments {
             (Profile::Gateway | Profile::Mixed, Some(per_s)) => ((per_s / 1000.0).round() as u32).max(1),
             _ => 1,
         };
+        self.check_use(rate)?;
         // An open loop sends by its schedule; its bound is only there so that a stall does not fill the memory.
         let in_flight = match (self.profile, rate) {
             (Profile::Telemetry, None) => 1,
-            (Profile::Commands, _) => 4096,
+            (Profile::Commands, _) => COMMANDS_IN_FLIGHT_MAX,
             (_, None) => 2048,
             (_, Some(_)) => 32_768,
         };
@@ -274,5 +279,75 @@ impl Arguments {
             rate,
             burst: self.burst.unwrap_or(burst),
         })
+    }
+
+    /// What was asked for has a meaning for the profile: nobody is to believe that something was measured which was not.
+    fn check_use(&self, rate: Option<f64>) -> Result<(), String> {
+        let Self { profile, .. } = *self;
+        let is_connect = profile == Profile::Connect;
+        let is_read_back = profile.sends() && profile != Profile::Replay;
+        let has_commands = matches!(profile, Profile::Commands | Profile::Mixed);
+        let has_burst = rate.is_some() && is_read_back;
+        let of_no_use = [
+            ("--storm", self.storm && !is_connect),
+            ("--resume", self.resume && !is_connect),
+            ("--rate", self.rate.is_some() && rate.is_none()),
+            ("--burst", self.burst.is_some() && !has_burst),
+            ("--batch", self.batch > 1 && !profile.sends()),
+            ("--in-flight", self.in_flight.is_some() && !profile.sends() && profile != Profile::Commands),
+            ("--no-receipts", self.no_receipts && !has_commands),
+            ("--unverified", self.unverified && !is_read_back),
+            ("--retention-mib", self.retention_mib.is_some() && !is_read_back),
+            ("--plot", self.plot.is_some() && profile == Profile::Idle),
+            ("--tls", self.plain && self.tls != TlsVersion::Any),
+        ];
+        if let Some((option, _)) = of_no_use.iter().find(|(_, is_of_no_use)| *is_of_no_use) {
+            return Err(format!("{option} has no meaning for this load: {}", profile.name()));
+        }
+        if profile == Profile::Commands && self.in_flight.is_some_and(|count| count > COMMANDS_IN_FLIGHT_MAX)
+        {
+            return Err(format!("--in-flight of commands is {COMMANDS_IN_FLIGHT_MAX} at most"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        let words = std::iter::once("loadgen").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_do_nothing_is_refused() {
+        for (line, option) in [
+            ("gateway --storm", "--storm"),
+            ("telemetry --resume", "--resume"),
+            ("replay --rate 5", "--rate"),
+            ("idle --plot a.svg", "--plot"),
+            ("gateway --closed --burst 2", "--burst"),
+            ("connect --in-flight 2", "--in-flight"),
+            ("replay --unverified", "--unverified"),
+            ("gateway --plain --tls 1.3", "--tls"),
+            ("commands --in-flight 5000", "--in-flight"),
+        ] {
+            let error = parse(line).unwrap().shape().unwrap_err();
+            assert!(error.contains(option), "{line}: {error}");
+        }
+        parse("connect --storm --resume").unwrap().shape().unwrap();
+    }
+
+    #[test]
+    fn a_broker_takes_no_options_of_a_hub() {
+        let target = "--target amqp://host/queue";
+        for option in ["--hub-pin 0", "--retention-mib 5", "--plain", "--data-parent /tmp", "--partitions 2"]
+        {
+            assert!(parse(&format!("gateway {target} {option}")).is_err(), "{option}");
+        }
+        parse(&format!("gateway {target} --address /queues/a --server-pid 5")).unwrap();
+        assert!(parse("gateway --server-pid 5").is_err());
     }
 }

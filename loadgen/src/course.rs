@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::arguments::{Arguments, Profile, Shape};
+use crate::arguments::{Arguments, COMMANDS_IN_FLIGHT_MAX, Profile, Shape};
 use crate::crew::Crew;
 use crate::hub::NAME;
 use crate::job::{Job, Protocol, Resume, Until};
@@ -20,6 +20,10 @@ use crate::report::{Found, ReadBack, Report, ServerUse};
 use crate::target::Target;
 use crate::worker::Outcome;
 
+/// The largest segment of a partition's log, MiB: how much retention takes at once, and how much of what it counts is not full yet.
+const SEGMENT_MIB: u64 = 256;
+/// What the log adds to a body at most, bytes: properties, names, times and the frame around them.
+const RECORD_BYTES_ASIDE: u64 = 256;
 /// Descriptors of a process that are for other things than connections.
 const DESCRIPTORS_ASIDE: u64 = 64;
 
@@ -61,7 +65,7 @@ impl<'a> Course<'a> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?;
         let run = mix(now.as_nanos() as u64 ^ u64::from(std::process::id())) as u32;
         let mut ledger = Ledger::new(run, device_count);
-        ledger.may_expire = arguments.may_expire;
+        ledger.may_expire = arguments.retention_mib.is_some();
         let found = Found { ledger, ..Found::default() };
         Ok(Self { arguments, shape, target, run, found })
     }
@@ -75,9 +79,14 @@ impl<'a> Course<'a> {
                 self.work(self.senders()?)?;
             }
             Profile::Connect | Profile::Idle => self.work(self.presences()?)?,
-            Profile::Commands => self.work(vec![vec![self.commands(self.shape.rate, 0)?]])?,
+            Profile::Commands => {
+                self.check_descriptors(self.shape.connections, 2)?;
+                self.work(vec![vec![self.commands(self.shape.rate, 0)?]])?;
+            }
             Profile::Mixed => {
                 let mut parts = self.senders()?;
+                let senders = self.split(self.shape.connections)?[0].len() as u32;
+                self.check_descriptors(self.shape.connections, 2 + self.arguments.readers + senders)?;
                 let first_device = self.shape.connections * self.shape.devices;
                 parts[0].push(self.commands(Some(self.arguments.command_rate), first_device)?);
                 for _ in 0..self.arguments.readers {
@@ -86,6 +95,14 @@ impl<'a> Course<'a> {
                 self.work(parts)?;
             }
             Profile::Replay => window = self.replay()?,
+        }
+        let are_due = match self.arguments.profile {
+            Profile::Commands => true,
+            Profile::Mixed => self.arguments.command_rate * self.arguments.seconds >= 1.0,
+            _ => false,
+        };
+        if are_due && self.found.command_count == 0 {
+            return Err("no command was completed".to_owned());
         }
         if self.arguments.profile.sends() && self.arguments.profile != Profile::Replay {
             self.found.read_back = self.read_back()?;
@@ -120,7 +137,9 @@ impl<'a> Course<'a> {
             self.found.passes.push(read_back);
             self.found.recorder = Recorder::default();
             self.found.recorder.merge(&outcome.records);
-            self.found.server = self.found.server.map(|server| ServerUse { cpu_s, ..server });
+            let resident_bytes =
+                process.map(|process| process.resident_bytes()).transpose()?.unwrap_or_default();
+            self.found.server = self.found.server.map(|server| ServerUse { cpu_s, resident_bytes, ..server });
             self.found.read_back = Some(read_back);
         }
         Ok(Duration::from_secs_f64(seconds))
@@ -197,7 +216,7 @@ impl<'a> Course<'a> {
             connection_count: self.shape.connections,
             device_count: self.shape.devices,
             body_bytes: self.arguments.body_bytes,
-            in_flight_max: self.shape.in_flight.min(4096),
+            in_flight_max: self.shape.in_flight.min(COMMANDS_IN_FLIGHT_MAX),
             depth_max: self.arguments.depth as usize,
             rate,
             wants_receipts: !self.arguments.no_receipts,
@@ -205,10 +224,18 @@ impl<'a> Course<'a> {
         }))
     }
 
+    /// Commands have all their connections in one process, with some others.
+    fn check_descriptors(&self, connections: u32, others: u32) -> Result<(), String> {
+        let needed = u64::from(connections) + u64::from(others);
+        match needed <= connections_each() {
+            true => Ok(()),
+            false => Err(format!("one process holds {needed} connections here: raise ulimit -n")),
+        }
+    }
+
     /// Which connections each process has.
     fn split(&self, connections: u32) -> Result<Vec<Range<u32>>, String> {
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let each = descriptors.saturating_sub(DESCRIPTORS_ASIDE).max(1);
+        let each = connections_each();
         let needed =
             u32::try_from(u64::from(connections).div_ceil(each)).map_err(|error| error.to_string())?;
         let count = self.arguments.processes.unwrap_or(1).max(needed).clamp(1, connections.max(1));
@@ -282,12 +309,13 @@ impl<'a> Course<'a> {
 
     /// What a reader has got is what was acknowledged.
     fn checked(&self, outcome: &Outcome) -> Result<ReadBack, String> {
-        let Outcome { ledger, elapsed_s, received_bytes, .. } = outcome;
+        let Outcome { ledger, elapsed_s, received_bytes, unchecked_count, .. } = outcome;
         ledger.verify()?;
+        ledger.verify_left(self.left_count_min())?;
         if ledger.acknowledged_count() == 0 {
             return Err("nothing was acknowledged".to_owned());
         }
-        let bytes = ledger.read_count() * self.arguments.body_bytes as u64;
+        let bytes = (ledger.read_count() + unchecked_count) * self.arguments.body_bytes as u64;
         Ok(ReadBack {
             count: ledger.read_count(),
             seconds: *elapsed_s,
@@ -296,6 +324,15 @@ impl<'a> Course<'a> {
             foreign_count: ledger.foreign_count,
             expired_count: ledger.expired_count,
         })
+    }
+
+    /// How many events the hub's retention leaves at least.
+    fn left_count_min(&self) -> u64 {
+        let (Some(mib), Some(hub)) = (self.arguments.retention_mib, &self.target.hub) else { return 0 };
+        let partitions = u64::from(hub.partition_count).max(1);
+        // Segments go whole, and the one that is being written counts with all its room.
+        let full_mib = (mib / partitions).saturating_sub(2 * SEGMENT_MIB) * partitions;
+        (full_mib << 20) / (self.arguments.body_bytes as u64 + RECORD_BYTES_ASIDE)
     }
 
     /// A connection for each partition of a hub, or one for all of them where the profile is about readers; one for all
@@ -361,4 +398,10 @@ impl<'a> Course<'a> {
         crew.go()?;
         crew.finish()?.pop().ok_or_else(|| "a process has found nothing".to_owned())
     }
+}
+
+/// Connections that a process has descriptors for.
+fn connections_each() -> u64 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    descriptors.saturating_sub(DESCRIPTORS_ASIDE).max(1)
 }

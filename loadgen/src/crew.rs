@@ -192,6 +192,7 @@ mod tests {
             records: Vec::new(),
             elapsed_s: 0.0,
             received_bytes: 0,
+            unchecked_count: 0,
             command_count: 7,
             storms_s: Vec::new(),
         };

@@ -69,6 +69,9 @@ impl Hub {
         // The hub's default: four, or one for each core where there are more.
         let partition_count = arguments.partitions.unwrap_or(arguments.hub_cores.clamp(4, 32));
         command.args(["--partitions", &partition_count.to_string()]);
+        if let Some(mib) = arguments.retention_mib {
+            command.arg(format!("--retention-bytes={mib}MiB"));
+        }
         command.args(&arguments.hub_arg);
         let mut child = command
             .stdin(Stdio::null())

@@ -159,6 +159,22 @@ impl Ledger {
         self.acknowledged_count().saturating_sub(self.read.iter().sum())
     }
 
+    /// Whether retention left what it had to, which is so many events of this run at least.
+    ///
+    /// # Errors
+    ///
+    /// It took more.
+    pub fn verify_left(&self, least: u64) -> Result<(), String> {
+        match self.expired_count > 0 && self.read_count() < least.min(self.acknowledged_count()) {
+            false => Ok(()),
+            true => Err(format!(
+                "{} events were left of {}: retention leaves {least} at least",
+                self.read_count(),
+                self.acknowledged_count()
+            )),
+        }
+    }
+
     /// Whether each device's events were read back as acknowledged.
     ///
     /// # Errors
@@ -246,6 +262,17 @@ mod tests {
         ledger.verify().unwrap();
         ledger.forget_read();
         assert_eq!((ledger.read_count(), ledger.missing_count()), (0, 7));
+    }
+
+    #[test]
+    fn retention_takes_no_more_than_it_may() {
+        let mut ledger = acknowledged(&[5]);
+        ledger.may_expire = true;
+        ledger.read_back(mark(0, 3)).unwrap();
+        ledger.read_back(mark(0, 4)).unwrap();
+        ledger.verify().unwrap();
+        ledger.verify_left(2).unwrap();
+        assert!(ledger.verify_left(3).is_err());
     }
 
     #[test]

@@ -51,13 +51,13 @@ pub fn main() -> ExitCode {
 
 fn execute(arguments: &Arguments) -> Result<(), String> {
     let report = Course::prepare(arguments)?.run()?;
-    if let Some(path) = &arguments.plot {
-        std::fs::write(path, report.to_svg()?)
-            .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
-    }
     match arguments.json {
         true => println!("{:#}", report.to_json()),
         false => println!("{}", report.to_table()),
     }
-    Ok(())
+    // Behind the figures: a picture that cannot be drawn does not cost them.
+    arguments.plot.as_ref().map_or(Ok(()), |path| {
+        std::fs::write(path, report.to_svg()?)
+            .map_err(|error| format!("{} cannot be written: {error}", path.display()))
+    })
 }

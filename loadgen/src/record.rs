@@ -79,6 +79,19 @@ impl Recorder {
         self.slice = slice(to - from);
     }
 
+    /// Measure from `from` until it is [closed](Self::close), a day at most.
+    pub fn open_end(&mut self, from: Instant) {
+        self.window = Some((from, from + Duration::from_secs(86_400)));
+        self.slice = Duration::from_secs(1);
+    }
+
+    /// Measure no longer than to `at`.
+    pub fn close(&mut self, at: Instant) {
+        if let Some((_, to)) = &mut self.window {
+            *to = at.min(*to);
+        }
+    }
+
     /// So many of a kind were done at `at`, with so many bytes.
     pub fn count(&mut self, kind: Kind, at: Instant, count: u64, bytes: u64) {
         let index = self.slice_index(at);
@@ -113,9 +126,15 @@ impl Recorder {
         self.series[kind as usize].total
     }
 
-    fn slice_index(&self, at: Instant) -> Option<usize> {
-        let (from, to) = self.window?;
-        (from..to).contains(&at).then(|| ((at - from).as_nanos() / self.slice.as_nanos()) as usize)
+    fn slice_index(&mut self, at: Instant) -> Option<usize> {
+        let (from, _) = self.window.filter(|(from, to)| (*from..*to).contains(&at))?;
+        let index = |slice: Duration| ((at - from).as_nanos() / slice.as_nanos()) as usize;
+        // A window of known length has slices that are long enough.
+        while index(self.slice) >= 2 * SLICE_COUNT_MAX as usize {
+            self.slice *= 2;
+            self.series.iter_mut().for_each(Series::halve);
+        }
+        Some(index(self.slice))
     }
 }
 
@@ -125,6 +144,21 @@ impl Series {
             self.slices.push(Slice::new());
         }
         &mut self.slices[index]
+    }
+
+    /// Two slices become one.
+    fn halve(&mut self) {
+        let mut halved: Vec<Slice> = Vec::new();
+        for (index, slice) in std::mem::take(&mut self.slices).into_iter().enumerate() {
+            match halved.last_mut().filter(|_| index % 2 == 1) {
+                None => halved.push(slice),
+                Some(into) => {
+                    into.count += slice.count;
+                    into.latency_us.add(&slice.latency_us).expect("the bounds are the same");
+                }
+            }
+        }
+        self.slices = halved;
     }
 }
 
@@ -146,6 +180,7 @@ pub struct Record {
     total: u64,
     bytes: u64,
     overdue: u64,
+    slice: Duration,
     slices: Vec<SliceRecord>,
 }
 
@@ -164,13 +199,15 @@ impl Recorder {
             total: series.total,
             bytes: series.bytes,
             overdue: series.overdue,
+            slice: self.slice,
             slices: series.slices.iter().map(slice).collect(),
         };
         self.series.iter().map(record).collect()
     }
 
-    /// Add what another process has measured.
+    /// Add what another process has measured, in slices of the same length.
     pub fn merge(&mut self, records: &[Record]) {
+        self.slice = records.first().map_or(self.slice, |record| record.slice.max(Duration::from_secs(1)));
         for (series, record) in self.series.iter_mut().zip(records) {
             series.total += record.total;
             series.bytes += record.bytes;
@@ -193,7 +230,7 @@ impl Recorder {
             latency_us.add(&slice.latency_us).expect("the bounds are the same");
         }
         let count: u64 = series.slices.iter().map(|slice| slice.count).sum();
-        let slice_s = slice(window).as_secs_f64();
+        let slice_s = self.slice.as_secs_f64();
         let timeline = series.slices.iter().enumerate().map(|(index, slice)| {
             let begin_s = index as f64 * slice_s;
             let length_s = slice_s.min(window.as_secs_f64() - begin_s).max(f64::EPSILON);
@@ -300,5 +337,22 @@ mod tests {
         assert_eq!((latency_us.p50 / 10, latency_us.max / 10), (150, 250));
         assert_eq!(all.total(Kind::Event), 80);
         assert!(all.figures(Kind::Command, window).is_none());
+    }
+    #[test]
+    fn an_open_end_takes_as_long_as_it_takes() {
+        let start = Instant::now();
+        let mut recorder = Recorder::default();
+        recorder.open_end(start);
+        for second in 0..1000 {
+            recorder.count(Kind::Read, start + Duration::from_secs(second), 1, 1);
+        }
+        recorder.close(start + Duration::from_secs(1000));
+        recorder.count(Kind::Read, start + Duration::from_secs(1001), 1, 1);
+        let mut all = Recorder::default();
+        all.merge(&recorder.records());
+        let figures = all.figures(Kind::Read, Duration::from_secs(1000)).unwrap();
+        assert_eq!((figures.count, figures.per_s), (1000, 1.0));
+        assert!(figures.timeline.len() < 2 * SLICE_COUNT_MAX as usize, "{}", figures.timeline.len());
+        assert!(figures.timeline.iter().all(|point| point.per_s == 1.0), "{:?}", figures.timeline);
     }
 }

@@ -74,7 +74,7 @@ pub struct ReadBack {
     pub count: u64,
     /// How long it took.
     pub seconds: f64,
-    /// Bytes of bodies a second.
+    /// Bytes of bodies a second, to all readers.
     pub bytes_per_s: f64,
     /// Bytes a second as they travelled: bodies with the properties and annotations of their events, frames, records.
     pub wire_bytes_per_s: f64,
@@ -100,6 +100,14 @@ fn names(kind: Kind) -> (&'static str, &'static str) {
 impl Report {
     fn measured(&self) -> impl Iterator<Item = (Kind, &Figures)> {
         self.figures.iter().filter_map(|(kind, figures)| Some((*kind, figures.as_ref()?)))
+    }
+
+    /// At what rate a kind is due, where it has a schedule: the commands of a mixed load have one of their own.
+    fn rate_of(&self, kind: Kind) -> Option<f64> {
+        match (self.arguments.profile, kind) {
+            (Profile::Mixed, Kind::Command | Kind::Enqueue) => Some(self.arguments.command_rate),
+            _ => self.shape.rate,
+        }
     }
 
     /// What one of the run's main kind has cost the server, nanoseconds.
@@ -164,10 +172,10 @@ impl Report {
             let (what, done) = names(kind);
             row(done, describe_count(what, figures, self.window.as_secs_f64()));
             if let Some(latency_us) = figures.latency_us {
-                row("latency", describe_latency(&latency_us, self.shape.rate.is_some()));
+                row("latency", describe_latency(&latency_us, self.rate_of(kind).is_some()));
             }
             // The last moments of a schedule are always under way.
-            if figures.overdue as f64 > self.shape.rate.unwrap_or_default() * NOISE_S {
+            if figures.overdue as f64 > self.rate_of(kind).unwrap_or_default() * NOISE_S {
                 let text =
                     format!("{} {what} of the schedule had not even been sent at the end", figures.overdue);
                 row("OVERDUE", text);
@@ -185,7 +193,7 @@ impl Report {
             row("storms", text);
         }
         for (index, pass) in found.passes.iter().enumerate() {
-            let per_s = pass.count as f64 / pass.seconds;
+            let per_s = pass.bytes_per_s / self.arguments.body_bytes as f64;
             let text = format!(
                 "{per_s:.0} events/s, {:.0} MB/s of bodies, {:.0} MB/s as they travelled, {:.2} s",
                 pass.bytes_per_s / 1e6,

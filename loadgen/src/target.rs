@@ -12,10 +12,8 @@ use crate::job::{Access, Login, Protocol, Server, ServerTls};
 use crate::profile::DEVICE;
 use crate::server::ServerProcess;
 
-/// How long tokens of a run are good, seconds.
+/// How long tokens of a run are good beyond its windows, seconds: connecting and reading back take as long as they take.
 const TOKEN_LIFETIME_S: u64 = 86_400;
-/// The environment variable that may hold a broker's URL in place of `--target`.
-const TARGET_VARIABLE: &str = "LOADGEN_TARGET";
 
 /// What is driven.
 #[derive(Debug)]
@@ -98,8 +96,8 @@ impl Target {
     ///
     /// It cannot be started, or the arguments contradict each other.
     pub fn prepare(arguments: &Arguments) -> Result<Self, String> {
-        match arguments.target.clone().or_else(|| std::env::var(TARGET_VARIABLE).ok()) {
-            Some(url) => Self::broker(arguments, &Url::parse(&url)?),
+        match &arguments.target {
+            Some(url) => Self::broker(arguments, &Url::parse(url)?),
             None => Self::hub(arguments),
         }
     }
@@ -107,8 +105,8 @@ impl Target {
     fn hub(arguments: &Arguments) -> Result<Self, String> {
         let hub = Hub::start(&hub_binary(arguments)?, arguments)?;
         let now_s = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?.as_secs();
-        let access =
-            Access::Hub { connection_string: hub.connection_string()?, expires_s: now_s + TOKEN_LIFETIME_S };
+        let expires_s = now_s + TOKEN_LIFETIME_S + (arguments.warm_up + arguments.seconds) as u64;
+        let access = Access::Hub { connection_string: hub.connection_string()?, expires_s };
         let protocol = arguments.protocol.unwrap_or(Protocol::Amqp);
         if arguments.plain && protocol != Protocol::Amqp {
             return Err("a hub speaks nothing but AMQP without TLS".to_owned());

@@ -21,9 +21,6 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that the loop waits for the network.
 const TURN: Duration = Duration::from_millis(10);
-/// The window of a job that ends by itself.
-const OPEN_WINDOW: Duration = Duration::from_secs(120);
-
 /// The word that starts the work.
 pub const GO: &str = "go";
 
@@ -62,6 +59,8 @@ pub struct Outcome {
     pub elapsed_s: f64,
     /// Bytes that all sockets brought, as they travelled.
     pub received_bytes: u64,
+    /// Events that readers got which check nothing.
+    pub unchecked_count: u64,
     /// Commands that were delivered once and in order, completed and, where that was asked for, told of by a receipt.
     pub command_count: u64,
     /// How long each storm took, seconds.
@@ -138,7 +137,10 @@ impl Worker {
         while !is_done(self) {
             self.turn(None)?;
             let Progress { ready_count, totals, .. } = self.progress();
-            let done = (ready_count + self.reactor.finished_count()) as u64 + totals.iter().sum::<u64>();
+            // What earlier runs left is work, too.
+            let others = self.run.ledger.foreign_count;
+            let done =
+                (ready_count + self.reactor.finished_count()) as u64 + totals.iter().sum::<u64>() + others;
             if done != self.last.0 {
                 self.last = (done, self.run.now);
             } else if self.run.now - self.last.1 > PATIENCE {
@@ -168,6 +170,7 @@ fn work() -> Result<Outcome, String> {
         now,
         commands: Ledger::new(job.run, job.ledger.device_count()),
         storm: Storm::default(),
+        unchecked_count: 0,
         ledger: job.ledger,
         recorder: Recorder::default(),
         begins_at: None,
@@ -184,11 +187,12 @@ fn work() -> Result<Outcome, String> {
     }
 
     let begin = Instant::now();
+    let mut from = begin;
     worker.run.now = begin;
     worker.run.begins_at = Some(begin);
     match job.until {
         Until::Time { warm_up_s, window_s } => {
-            let from = begin + Duration::from_secs_f64(warm_up_s);
+            from = begin + Duration::from_secs_f64(warm_up_s);
             let to = from + Duration::from_secs_f64(window_s);
             worker.run.recorder.open(from, to);
             worker.run.ends_at = Some(to);
@@ -197,9 +201,14 @@ fn work() -> Result<Outcome, String> {
             worker.pause(to)?;
         }
         Until::AllRead => {
-            worker.run.recorder.open(begin, begin + OPEN_WINDOW);
+            worker.run.recorder.open_end(begin);
             worker.reactor.wake_all(&mut worker.run)?;
-            worker.until("events to be read back", |worker| worker.run.ledger.missing_count() == 0)?;
+            let readers = job.parts.iter().filter(|part| part.is_unchecked_reader()).count() as u64;
+            worker.until("events to be read back", |worker| {
+                let Run { ledger, unchecked_count, .. } = &worker.run;
+                ledger.missing_count() == 0 && *unchecked_count >= readers * ledger.read_count()
+            })?;
+            worker.run.recorder.close(Instant::now());
         }
         Until::Ready => {}
     }
@@ -211,15 +220,21 @@ fn work() -> Result<Outcome, String> {
     worker.run.ends_at.get_or_insert(worker.run.now);
     worker.reactor.wake_all(&mut worker.run)?;
     worker.until("the last answers", |worker| worker.reactor.finished_count() == worker.reactor.count())?;
-    let Run { ledger, commands, storm, recorder, .. } = worker.run;
+    let Run { ledger, commands, storm, recorder, unchecked_count, .. } = worker.run;
     commands.verify().map_err(|error| format!("commands: {error}"))?;
     Ok(Outcome {
         ledger,
         records: recorder.records(),
         elapsed_s,
         received_bytes: worker.reactor.received_bytes(),
+        unchecked_count,
         command_count: commands.read_count(),
-        storms_s: storm.durations.iter().map(Duration::as_secs_f64).collect(),
+        storms_s: storm
+            .over
+            .iter()
+            .filter(|(at, _)| *at >= from)
+            .map(|(_, took)| took.as_secs_f64())
+            .collect(),
     })
 }
 

@@ -57,7 +57,7 @@ fn a_hub_under_load_forgets_the_oldest_events_alone() {
     let report = run_for(
         "3",
         "gateway --connections 2 --devices 5 --closed --in-flight 64 --body-bytes 16384 --partitions 1 \
-         --hub-arg=--retention-bytes=8MiB --may-expire",
+         --retention-mib 8",
     );
     assert!(number(&report, "/expired") > 100.0, "{report}");
     assert!(number(&report, "/verified") > 100.0, "{report}");

@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use net_amqp::{
     AttachRequest, Body, DeliveryState, LinkId, MessageBuilder, Properties, ReceiverSettleMode, Sections,
     SendDelivery, SendRefused, Value,
 };
 
-use crate::client::amqp::{Amqp, Happened, attach};
+use crate::client::amqp::{Amqp, Happened, attach, reason};
 use crate::client::publisher::{Outcome, Post, Publisher, Sent};
 use crate::client::{Client, Run, State, Turn};
 use crate::ledger::{Mark, device_id};
@@ -20,6 +20,8 @@ use crate::record::Kind;
 const DEVICE_CREDIT: u32 = 50;
 /// Batches of receipts on their way at once.
 const RECEIPT_CREDIT: u32 = 100;
+/// After the last completion or receipt: what came twice would come now.
+const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// What back end, devices and the reader of receipts know together. They are of one process.
 #[derive(Debug, Default)]
@@ -34,6 +36,8 @@ pub struct Book {
     /// Back ends that may still send.
     back_end_count: u32,
     is_open_loop: bool,
+    /// When a command was last completed, or its receipt last came.
+    last_at: Option<Instant>,
 }
 
 /// The book as its connections hold it.
@@ -53,17 +57,20 @@ impl Book {
             .ok_or_else(|| format!("command {number} of device {device} was completed twice"))?;
         self.open_count -= 1;
         self.completed_count += 1;
+        self.last_at = Some(run.now);
         let at = if self.is_open_loop { intended } else { run.now };
         run.recorder.count(Kind::Command, run.now, 1, 0);
         run.recorder.latency(Kind::Command, at, run.now - intended, 1);
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
-        self.back_end_count == 0 && self.open_count == 0
+    fn is_over(&self, now: Instant) -> bool {
+        let has_calmed = self.last_at.is_none_or(|at| now.saturating_duration_since(at) >= AFTERMATH);
+        self.back_end_count == 0 && self.open_count == 0 && has_calmed
     }
 
-    fn receive(&mut self, message_id: &str, outcome: &str, run: u32) -> Result<(), String> {
+    fn receive(&mut self, message_id: &str, outcome: &str, run: u32, now: Instant) -> Result<(), String> {
+        self.last_at = Some(now);
         let mut parts = message_id.split('-').map(|part| part.parse::<u64>().ok());
         let (Some(Some(of)), Some(Some(device)), Some(Some(number))) =
             (parts.next(), parts.next(), parts.next())
@@ -288,7 +295,8 @@ impl Client for CommandReceiver {
                 }
                 Ok(())
             }
-            Happened::Settled { first, last, .. } => {
+            Happened::Settled { first, last, state, .. } => {
+                check_completion(state.as_ref())?;
                 let (first, last) =
                     (first.wrapping_sub(*first_id) as i32, last.wrapping_sub(*first_id) as i32);
                 for place in first.max(0)..=last {
@@ -308,7 +316,7 @@ impl Client for CommandReceiver {
 
     fn fill(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         self.amqp.fill(turn.output);
-        if turn.run.is_stopping() && !self.is_closed && self.book.borrow().is_over() {
+        if turn.run.is_stopping() && !self.is_closed && self.book.borrow().is_over(turn.run.now) {
             self.amqp.close(turn.output);
             self.is_closed = true;
         }
@@ -325,6 +333,17 @@ impl Client for CommandReceiver {
             (false, true) => State::Ready,
             (false, false) => State::Opening,
         }
+    }
+}
+
+/// The hub's answer to a completion: durable, or refused.
+fn check_completion(state: Option<&DeliveryState<'_>>) -> Result<(), String> {
+    match state {
+        Some(DeliveryState::Accepted) => Ok(()),
+        Some(DeliveryState::Rejected(error)) => {
+            Err(format!("a completion was refused: {}", reason(error.as_ref())))
+        }
+        state => Err(format!("a completion was not confirmed: {state:?}")),
     }
 }
 
@@ -376,7 +395,7 @@ impl Client for ReceiptReader {
                 let records: Vec<Receipt> = serde_json::from_slice(batch)
                     .map_err(|error| format!("a batch of receipts cannot be read: {error}"))?;
                 for Receipt { original_message_id, status_code } in &records {
-                    book.borrow_mut().receive(original_message_id, status_code, run.commands.run)?;
+                    book.borrow_mut().receive(original_message_id, status_code, run.commands.run, run.now)?;
                 }
                 run.recorder.count(Kind::Receipt, run.now, records.len() as u64, 0);
                 if !settled {
@@ -394,7 +413,7 @@ impl Client for ReceiptReader {
     fn fill(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         self.amqp.fill(turn.output);
         let book = self.book.borrow();
-        let has_all = book.is_over() && book.receipts.len() as u64 == book.completed_count;
+        let has_all = book.is_over(turn.run.now) && book.receipts.len() as u64 == book.completed_count;
         if turn.run.is_stopping() && !self.is_closed && has_all {
             self.amqp.close(turn.output);
             self.is_closed = true;
@@ -431,11 +450,29 @@ mod tests {
     fn every_receipt_says_success_and_comes_once() {
         let book = Book::new(2, false);
         let mut book = book.borrow_mut();
-        book.receive("7-1-0", "Success", 7).unwrap();
-        book.receive("8-1-0", "Expired", 7).unwrap();
-        assert!(book.receive("7-1-0", "Success", 7).is_err(), "twice");
-        assert!(book.receive("7-1-1", "Expired", 7).is_err());
-        assert!(book.receive("nonsense", "Success", 7).is_err());
+        let now = Instant::now();
+        book.receive("7-1-0", "Success", 7, now).unwrap();
+        book.receive("8-1-0", "Expired", 7, now).unwrap();
+        assert!(book.receive("7-1-0", "Success", 7, now).is_err(), "twice");
+        assert!(book.receive("7-1-1", "Expired", 7, now).is_err());
+        assert!(book.receive("nonsense", "Success", 7, now).is_err());
         assert_eq!(book.receipts.len(), 1);
+    }
+
+    #[test]
+    fn a_completion_counts_when_the_hub_has_accepted_it() {
+        check_completion(Some(&DeliveryState::Accepted)).unwrap();
+        assert!(check_completion(Some(&DeliveryState::Rejected(None))).is_err());
+        assert!(check_completion(None).is_err());
+    }
+
+    #[test]
+    fn what_comes_twice_is_waited_for() {
+        let book = Book::new(1, false);
+        let mut book = book.borrow_mut();
+        let now = Instant::now();
+        assert!(book.is_over(now), "nothing was sent");
+        book.receive("7-0-0", "Success", 7, now).unwrap();
+        assert!(!book.is_over(now + AFTERMATH / 2) && book.is_over(now + AFTERMATH));
     }
 }

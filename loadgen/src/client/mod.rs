@@ -25,6 +25,8 @@ pub struct Run {
     pub now: Instant,
     /// What was acknowledged and read back.
     pub ledger: Ledger,
+    /// Events that readers got which check nothing: others read the same.
+    pub unchecked_count: u64,
     /// Commands that were enqueued and delivered.
     pub commands: Ledger,
     /// Storms, where there are any.

@@ -106,8 +106,12 @@ impl<P: Publisher> Sender<P> {
     fn give_up(&mut self, run: &mut Run) {
         let (Some(schedule), Some(end)) = (self.schedule.take(), run.ends_at) else { return };
         let Sending { kind, batch, .. } = self.sending;
+        // A command that was not enqueued was not completed either.
+        let whole = (kind == Kind::Enqueue).then_some(Kind::Command);
         schedule.give_up(end, |intended| {
-            run.recorder.overdue(kind, intended, end - intended, u64::from(batch));
+            for kind in [kind].into_iter().chain(whole) {
+                run.recorder.overdue(kind, intended, end - intended, u64::from(batch));
+            }
         });
     }
 
@@ -282,6 +286,7 @@ mod tests {
             let run = Run {
                 now: start,
                 ledger: Ledger::new(1, 1),
+                unchecked_count: 0,
                 commands: Ledger::default(),
                 storm: Storm::default(),
                 recorder,

@@ -9,8 +9,8 @@ pub struct Storm {
     pub count: u64,
     /// How many devices take part.
     pub device_count: usize,
-    /// How long each storm took, from its beginning until the last device was back.
-    pub durations: Vec<Duration>,
+    /// When each storm began, and how long it took until the last device was back.
+    pub over: Vec<(Instant, Duration)>,
     arrived_count: usize,
     began: Option<Instant>,
     has_news: bool,
@@ -21,7 +21,7 @@ impl Storm {
     pub fn arrive(&mut self, now: Instant) {
         self.arrived_count += 1;
         if self.arrived_count >= self.device_count {
-            self.durations.extend(self.began.take().map(|began| now - began));
+            self.over.extend(self.began.take().map(|began| (began, now - began)));
             self.has_news = true;
         }
     }
@@ -66,6 +66,6 @@ mod tests {
         storm.arrive(at(5));
         assert!(!storm.advance(at(5)));
         storm.arrive(at(9));
-        assert_eq!(storm.durations, [Duration::from_millis(7)]);
+        assert_eq!(storm.over, [(at(2), Duration::from_millis(7))]);
     }
 }

@@ -82,7 +82,10 @@ impl Link {
         while self.wire_start < self.wire.len() {
             match self.stream.write(&self.wire[self.wire_start..]) {
                 Ok(count) => self.wire_start += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.forget_written();
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // What the server said before it hung up is still to be read.
                 Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
@@ -98,6 +101,14 @@ impl Link {
             std::mem::swap(plaintext, &mut self.wire);
         }
         Ok(true)
+    }
+
+    /// A socket that never takes everything would otherwise have all that was ever sent kept.
+    fn forget_written(&mut self) {
+        if self.wire_start > WIRE_BYTES_MAX {
+            self.wire.drain(..self.wire_start);
+            self.wire_start = 0;
+        }
     }
 
     /// Whether so much waits for the server that nothing more is to be made for it.

@@ -28,6 +28,11 @@ pub enum Part {
 }
 
 impl Part {
+    /// Whether it reads what others check.
+    pub fn is_unchecked_reader(&self) -> bool {
+        matches!(self, Self::ReadAmqp(part) if !part.is_checked)
+    }
+
     /// Add the part's connections.
     pub fn start(&self, reactor: &mut Reactor) -> Result<(), String> {
         match self {
