@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""How long a full hub takes to serve again after it was killed: many identities, much log, requests under way.
+"""How long a full hub takes to serve again after it was killed: much log, many identities, requests under way.
 
     python3 bench/restart.py                                   1 000 000 identities, as much log as comes in 100 s, 5 kills
     python3 bench/restart.py --identities 10000 --seconds 5    a small one
 
-Fills a hub by loadgen, creates the identities by `corehub device create --file`, then kills it by SIGKILL while more of them are being created, and counts from the start of the process to its line `ready`. Needs
-`cargo build --release -p net -p loadgen`, and the space. What is printed is JSON.
+Fills a hub by loadgen and kills it by SIGKILL at full load; creates the identities by `corehub device create --file`, then kills it while more of them are being created. What counts is from the start of
+the process to its line `ready`. Needs `cargo build --release -p net -p loadgen`, and the space. What is printed is JSON.
 """
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# More than are created before the kill.
+MORE = 1_000_000
 SERVE = ("--name", "load", "--bind", "127.0.0.9", "--cores", "1", "--partitions", "4", "--pin", "0")
 PORTS = ("--amqps-port", "25671", "--https-port", "25443", "--mqtts-port", "28883")
 LOAD = ("gateway", "--closed", "--unverified", "--keep-data", "--hub-pin", "0", "--cpu", "1")
@@ -45,6 +49,24 @@ class Hub:
         self.process.wait()
 
 
+def fill(binaries: Path, parent: Path, seconds: float) -> Path:
+    """The data of a hub that was killed under load."""
+    command = [str(binaries / "loadgen"), *LOAD, "--data-parent", str(parent), "--seconds", str(2 * seconds + 60)]
+    load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(seconds)
+        found = subprocess.run(["pgrep", "-x", "-P", str(load.pid), "corehub"], capture_output=True, text=True)
+        if load.poll() is not None or not found.stdout:
+            raise SystemExit("the load has ended by itself")
+        os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+        load.wait(timeout=60)
+    finally:
+        load.kill()
+        load.wait()
+    [data] = parent.glob("corehub-load-*")
+    return data
+
+
 def identities(path: Path, numbers: range) -> Path:
     path.write_text("deviceId\n" + "".join(f"meter-{number:08}\n" for number in numbers))
     return path
@@ -61,9 +83,7 @@ def main() -> None:
     program = options.binaries / "corehub"
     with tempfile.TemporaryDirectory(prefix="restart-", dir=options.data_parent) as parent:
         parent = Path(parent)
-        command = [str(options.binaries / "loadgen"), *LOAD, "--data-parent", str(parent)]
-        subprocess.run([*command, "--seconds", str(options.seconds)], stdout=subprocess.DEVNULL, check=True)
-        [data] = parent.glob("corehub-load-*")
+        data = fill(options.binaries, parent, options.seconds)
 
         def create(numbers: range) -> subprocess.Popen:
             file = identities(parent / "many.csv", numbers)
@@ -74,25 +94,31 @@ def main() -> None:
             )
 
         hub = Hub(program, data)
-        began = time.monotonic()
-        if create(range(options.identities)).wait() != 0:
-            raise SystemExit("the identities could not be created")
-        created_s = time.monotonic() - began
-        seconds = []
-        for number in range(options.kills):
-            start = options.identities + number * 100_000
-            more = create(range(start, start + 100_000))
-            time.sleep(2)
+        filled_s = hub.seconds
+        print(f"killed at full load: {filled_s:.3f} s", file=sys.stderr)
+        try:
+            began = time.monotonic()
+            if create(range(options.identities)).wait() != 0:
+                raise SystemExit("the identities could not be created")
+            created_s = time.monotonic() - began
+            seconds = []
+            for number in range(options.kills):
+                start = options.identities + number * MORE
+                more = create(range(start, start + MORE))
+                time.sleep(2)
+                hub.kill()
+                if more.wait() == 0:
+                    raise SystemExit("all identities were created before the kill: nothing was under way")
+                hub = Hub(program, data)
+                seconds.append(round(hub.seconds, 3))
+                print(f"kill {number + 1}: {hub.seconds:.3f} s", file=sys.stderr)
+        finally:
             hub.kill()
-            more.wait()
-            hub = Hub(program, data)
-            seconds.append(round(hub.seconds, 3))
-            print(f"kill {number + 1}: {hub.seconds:.3f} s", file=sys.stderr)
-        hub.kill()
         found = {
             "identities": options.identities,
             "createdPerSecond": round(options.identities / created_s),
             "bytes": size_of(data),
+            "readySecondsAfterIngest": round(filled_s, 3),
             "readySeconds": seconds,
             "medianSeconds": statistics.median(seconds),
         }
