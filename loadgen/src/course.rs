@@ -20,7 +20,7 @@ use crate::report::{Found, ReadBack, Report, ServerUse};
 use crate::target::Target;
 use crate::worker::Outcome;
 
-/// The largest segment of a partition's log, MiB: how much retention takes at once, and how much of what it counts is not full yet.
+/// The largest segment of a partition's log, MiB: retention takes whole ones.
 const SEGMENT_MIB: u64 = 256;
 /// What the log adds to a body at most, bytes: properties, names, times and the frame around them.
 const RECORD_BYTES_ASIDE: u64 = 256;
@@ -330,9 +330,8 @@ impl<'a> Course<'a> {
     fn left_count_min(&self) -> u64 {
         let (Some(mib), Some(hub)) = (self.arguments.retention_mib, &self.target.hub) else { return 0 };
         let partitions = u64::from(hub.partition_count).max(1);
-        // Segments go whole, and the one that is being written counts with all its room.
-        let full_mib = (mib / partitions).saturating_sub(2 * SEGMENT_MIB) * partitions;
-        (full_mib << 20) / (self.arguments.body_bytes as u64 + RECORD_BYTES_ASIDE)
+        let left_mib = (mib / partitions).saturating_sub(SEGMENT_MIB) * partitions;
+        (left_mib << 20) / (self.arguments.body_bytes as u64 + RECORD_BYTES_ASIDE)
     }
 
     /// A connection for each partition of a hub, or one for all of them where the profile is about readers; one for all
