@@ -98,8 +98,9 @@ fn devices_connect_again_with_tickets_and_in_storms() {
 
 #[test]
 fn idle_devices_are_weighed() {
+    // Few of them would live in memory that the hub has freed before.
     for protocol in ["amqp", "mqtt"] {
-        let report = run(&format!("idle --protocol {protocol} --connections 50"));
+        let report = run(&format!("idle --protocol {protocol} --connections 300"));
         let bytes = number(&report, "/serverBytesPerConnection");
         assert!((100.0..1e6).contains(&bytes), "{report}");
     }
