@@ -52,12 +52,14 @@ class Hub:
 def fill(binaries: Path, parent: Path, seconds: float) -> Path:
     """The data of a hub that was killed under load."""
     command = [str(binaries / "loadgen"), *LOAD, "--data-parent", str(parent), "--seconds", str(2 * seconds + 60)]
-    load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = parent / "load.txt"
+    with said.open("wb") as out:
+        load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out)
     try:
         time.sleep(seconds)
         found = subprocess.run(["pgrep", "-x", "-P", str(load.pid), "corehub"], capture_output=True, text=True)
         if load.poll() is not None or not found.stdout:
-            raise SystemExit("the load has ended by itself")
+            raise SystemExit(f"the load has ended by itself: {tail(said)}")
         os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
         load.wait(timeout=60)
     finally:
@@ -65,6 +67,11 @@ def fill(binaries: Path, parent: Path, seconds: float) -> Path:
         load.wait()
     [data] = parent.glob("corehub-load-*")
     return data
+
+
+def tail(said: Path) -> str:
+    """The end of what a program has said."""
+    return said.read_text(errors="replace").strip()[-2000:]
 
 
 def identities(path: Path, numbers: range) -> Path:
@@ -87,11 +94,12 @@ def main() -> None:
 
         def create(numbers: range) -> subprocess.Popen:
             file = identities(parent / "many.csv", numbers)
-            return subprocess.Popen(
-                [str(program), "device", "create", "--data", str(data), "--file", str(file)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            with (parent / "create.txt").open("wb") as out:
+                return subprocess.Popen(
+                    [str(program), "device", "create", "--data", str(data), "--file", str(file)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=out,
+                )
 
         hub = Hub(program, data)
         filled_s = hub.seconds
@@ -99,7 +107,7 @@ def main() -> None:
         try:
             began = time.monotonic()
             if create(range(options.identities)).wait() != 0:
-                raise SystemExit("the identities could not be created")
+                raise SystemExit(f"the identities could not be created: {tail(parent / 'create.txt')}")
             created_s = time.monotonic() - began
             seconds = []
             for number in range(options.kills):
