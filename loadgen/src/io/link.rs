@@ -116,3 +116,43 @@ impl Link {
         self.wire.len() - self.wire_start > WIRE_BYTES_MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_that_stays_behind_has_taken_is_forgotten() {
+        const CHUNK_BYTES: usize = 64 * 1024;
+        const SENT_BYTES: usize = 64 * WIRE_BYTES_MAX;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut link = Link::open(address, None).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        link.finish_connecting(address).unwrap();
+
+        // Each byte tells its place, over lengths that no buffer is a multiple of.
+        let of = |position: usize| (position % 251) as u8;
+        let (mut sent, mut taken, mut room) = (0, 0, vec![0; CHUNK_BYTES / 2]);
+        let (mut plaintext, mut wire_bytes_max) = (Vec::new(), 0);
+        while taken < SENT_BYTES {
+            if !link.is_full() && sent < SENT_BYTES {
+                plaintext.extend((sent..sent + CHUNK_BYTES).map(of));
+                sent += CHUNK_BYTES;
+            }
+            link.write(&mut plaintext).unwrap();
+            wire_bytes_max = wire_bytes_max.max(link.wire.len());
+            server.read_exact(&mut room).unwrap();
+            assert!(room.iter().enumerate().all(|(index, &byte)| byte == of(taken + index)), "at {taken}");
+            taken += room.len();
+        }
+        assert!(link.write(&mut plaintext).unwrap() && link.wire.is_empty());
+        // What waits, and as much that was taken.
+        assert!(wire_bytes_max > WIRE_BYTES_MAX, "the server did not stay behind: {wire_bytes_max}");
+        assert!(wire_bytes_max <= 2 * (WIRE_BYTES_MAX + CHUNK_BYTES), "{wire_bytes_max}");
+    }
+}
