@@ -82,12 +82,12 @@ pub struct Arguments {
     /// Devices on each connection; the default is the profile's.
     #[arg(long, help_heading = "Load")]
     pub devices: Option<u32>,
-    /// Bytes of each body.
-    #[arg(long, default_value_t = 256, help_heading = "Load")]
-    pub body_bytes: usize,
-    /// Events of a message.
-    #[arg(long, default_value_t = 1, help_heading = "Load")]
-    pub batch: u32,
+    /// Bytes of each body; default 256.
+    #[arg(long, help_heading = "Load")]
+    pub body_bytes: Option<usize>,
+    /// Events of a message; default 1.
+    #[arg(long, help_heading = "Load")]
+    pub batch: Option<u32>,
     /// Closed loop: the next one goes as soon as there is room, at whatever rate comes of it.
     #[arg(long, conflicts_with = "rate", help_heading = "Load")]
     pub closed: bool,
@@ -100,8 +100,9 @@ pub struct Arguments {
     /// Messages without acknowledgement at most, per connection; the default is the profile's.
     #[arg(long, help_heading = "Load")]
     pub in_flight: Option<u32>,
-    /// A token for each connection's device alone, where it has one: then the hub may move it to that device's core.
-    #[arg(long, help_heading = "Load")]
+    /// gateway, mixed, replay with --devices 1: a token for each connection's device alone, so that the hub may move the
+    /// connection to that device's core.
+    #[arg(long, conflicts_with = "target", help_heading = "Load")]
     pub device_tokens: bool,
     /// connect: each device's TLS handshake builds on its last one: tickets.
     #[arg(long, help_heading = "Load")]
@@ -109,21 +110,21 @@ pub struct Arguments {
     /// connect: all connections are lost at once, again and again, each time when the last one stands.
     #[arg(long, conflicts_with = "rate", help_heading = "Load")]
     pub storm: bool,
-    /// commands, mixed: commands of a device on their way at most.
-    #[arg(long, default_value_t = 10, help_heading = "Load")]
-    pub depth: u32,
+    /// commands, mixed: commands of a device on their way at most; default 10.
+    #[arg(long, help_heading = "Load")]
+    pub depth: Option<u32>,
     /// commands, mixed: ask for no receipts.
     #[arg(long, help_heading = "Load")]
     pub no_receipts: bool,
-    /// mixed: commands a second.
-    #[arg(long, default_value_t = 200.0, help_heading = "Load")]
-    pub command_rate: f64,
-    /// replay, mixed: readers, each of all partitions.
-    #[arg(long, default_value_t = 1, help_heading = "Load")]
-    pub readers: u32,
-    /// replay: how often everything is read.
-    #[arg(long, default_value_t = 2, help_heading = "Load")]
-    pub passes: u32,
+    /// mixed: commands a second; default 200.
+    #[arg(long, help_heading = "Load")]
+    pub command_rate: Option<f64>,
+    /// replay, mixed: readers, each of all partitions; default 1.
+    #[arg(long, help_heading = "Load")]
+    pub readers: Option<u32>,
+    /// replay: how often everything is read; default 2.
+    #[arg(long, help_heading = "Load")]
+    pub passes: Option<u32>,
     /// What bodies and phases of the schedules come from.
     #[arg(long, default_value_t = 1, help_heading = "Load")]
     pub seed: u64,
@@ -134,7 +135,7 @@ pub struct Arguments {
     /// Seconds of the measured window.
     #[arg(long, default_value_t = 10.0, help_heading = "Course")]
     pub seconds: f64,
-    /// Processes that make the load; default as many as the descriptors ask for.
+    /// Processes that make the load, each with some of the connections; default as many as the descriptors ask for.
     #[arg(long, help_heading = "Course")]
     pub processes: Option<u32>,
     /// The load's CPUs: one, or one for each process in turn.
@@ -209,6 +210,18 @@ pub struct Shape {
     pub rate: Option<f64>,
     /// Messages that are due at once on a connection.
     pub burst: u32,
+    /// Bytes of each body.
+    pub body_bytes: usize,
+    /// Events of a message.
+    pub batch: u32,
+    /// Commands of a device on their way at most.
+    pub depth: u32,
+    /// Commands a second beside telemetry.
+    pub command_rate: f64,
+    /// Readers, each of all partitions.
+    pub readers: u32,
+    /// How often everything is read.
+    pub passes: u32,
 }
 
 impl Arguments {
@@ -227,58 +240,72 @@ impl Arguments {
             Profile::Replay => (4, 250, 1.0),
             Profile::Mixed => (4, 250, 10_000.0),
         };
-        let connections = self.connections.unwrap_or(connections);
-        let devices = self.devices.unwrap_or(devices);
-        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
         // Filling a hub, a storm and holding connections have no schedule.
         let is_closed = self.closed || self.storm || matches!(self.profile, Profile::Replay | Profile::Idle);
         let rate = (!is_closed).then_some(self.rate.unwrap_or(rate));
-        if matches!(self.profile, Profile::Connect | Profile::Idle) && devices != 1 {
-            return Err("a device that connects or idles has a connection of its own: --devices 1".to_owned());
+        self.check_use(rate)?;
+        let shape = Shape {
+            connections: self.connections.unwrap_or(connections),
+            devices: self.devices.unwrap_or(devices),
+            // An open loop sends by its schedule; its bound is only there so that a stall does not fill the memory.
+            in_flight: self.in_flight.unwrap_or(match (self.profile, rate) {
+                (Profile::Telemetry, None) => 1,
+                (Profile::Commands, _) => COMMANDS_IN_FLIGHT_MAX,
+                (_, None) => 2048,
+                (_, Some(_)) => 32_768,
+            }),
+            rate,
+            burst: self.burst.unwrap_or(1),
+            body_bytes: self.body_bytes.unwrap_or(256),
+            batch: self.batch.unwrap_or(1),
+            depth: self.depth.unwrap_or(10),
+            command_rate: self.command_rate.unwrap_or(200.0),
+            readers: self.readers.unwrap_or(1),
+            passes: self.passes.unwrap_or(2),
+        };
+        self.check(&shape)?;
+        let is_gateway = matches!(self.profile, Profile::Gateway | Profile::Mixed);
+        Ok(match (rate, self.burst) {
+            (Some(rate), None) if is_gateway => {
+                let per_s = rate / f64::from(shape.connections) / f64::from(shape.batch);
+                Shape { burst: ((per_s / 1000.0).round() as u32).max(1), ..shape }
+            }
+            _ => shape,
+        })
+    }
+
+    /// The numbers make a load.
+    fn check(&self, shape: &Shape) -> Result<(), String> {
+        let is_rate = |rate: f64| rate.is_finite() && rate > 0.0;
+        let &Shape { connections, devices, .. } = shape;
+        let of_own = matches!(self.profile, Profile::Connect | Profile::Idle) || self.device_tokens;
+        if of_own && devices != 1 {
+            return Err("here a device has a connection of its own: --devices 1".to_owned());
         }
-        if self.depth == 0 || self.readers == 0 || self.passes == 0 || !is_rate(self.command_rate) {
-            return Err("--depth, --readers, --passes and --command-rate must be above 0".to_owned());
+        let counts =
+            [connections, devices, shape.in_flight, shape.burst, shape.batch, shape.depth, shape.readers];
+        if counts.contains(&0) || shape.passes == 0 || self.processes == Some(0) {
+            return Err("a load needs at least 1 of everything that is counted".to_owned());
         }
-        if self.body_bytes < MARK_BYTES {
+        if self.processes.is_some_and(|count| count > connections) {
+            return Err("each of --processes needs a connection".to_owned());
+        }
+        if !shape.rate.is_none_or(is_rate) || !is_rate(shape.command_rate) {
+            return Err("--rate and --command-rate must be numbers above 0".to_owned());
+        }
+        if shape.body_bytes < MARK_BYTES {
             return Err(format!("--body-bytes must be at least {MARK_BYTES}"));
-        }
-        if connections == 0
-            || devices == 0
-            || self.batch == 0
-            || self.in_flight == Some(0)
-            || self.burst == Some(0)
-        {
-            return Err("a load needs connections, devices, events in a batch and in flight".to_owned());
         }
         if connections.checked_mul(devices).is_none_or(|count| count > 10_000_000) {
             return Err("a load has at most ten million devices".to_owned());
         }
-        if rate.is_some_and(|rate| !is_rate(rate)) {
-            return Err("--rate must be a number above 0".to_owned());
-        }
         if !(self.seconds > 0.0 && self.seconds <= 86_400.0 && (0.0..=86_400.0).contains(&self.warm_up)) {
             return Err("--seconds and --warm-up must be at most a day, and --seconds above 0".to_owned());
         }
-        let per_connection = rate.map(|rate| rate / f64::from(connections) / f64::from(self.batch));
-        let burst = match (self.profile, per_connection) {
-            (Profile::Gateway | Profile::Mixed, Some(per_s)) => ((per_s / 1000.0).round() as u32).max(1),
-            _ => 1,
-        };
-        self.check_use(rate)?;
-        // An open loop sends by its schedule; its bound is only there so that a stall does not fill the memory.
-        let in_flight = match (self.profile, rate) {
-            (Profile::Telemetry, None) => 1,
-            (Profile::Commands, _) => COMMANDS_IN_FLIGHT_MAX,
-            (_, None) => 2048,
-            (_, Some(_)) => 32_768,
-        };
-        Ok(Shape {
-            connections,
-            devices,
-            in_flight: self.in_flight.unwrap_or(in_flight),
-            rate,
-            burst: self.burst.unwrap_or(burst),
-        })
+        if self.profile == Profile::Commands && shape.in_flight > COMMANDS_IN_FLIGHT_MAX {
+            return Err(format!("--in-flight of commands is {COMMANDS_IN_FLIGHT_MAX} at most"));
+        }
+        Ok(())
     }
 
     /// What was asked for has a meaning for the profile: nobody is to believe that something was measured which was not.
@@ -287,28 +314,36 @@ impl Arguments {
         let is_connect = profile == Profile::Connect;
         let is_read_back = profile.sends() && profile != Profile::Replay;
         let has_commands = matches!(profile, Profile::Commands | Profile::Mixed);
+        let has_readers = matches!(profile, Profile::Replay | Profile::Mixed);
         let has_burst = rate.is_some() && is_read_back;
+        // Those of telemetry have them anyhow.
+        let may_have_device_tokens = profile.sends() && profile != Profile::Telemetry;
         let of_no_use = [
             ("--storm", self.storm && !is_connect),
             ("--resume", self.resume && !is_connect),
+            ("--closed", self.closed && (self.storm || matches!(profile, Profile::Replay | Profile::Idle))),
             ("--rate", self.rate.is_some() && rate.is_none()),
             ("--burst", self.burst.is_some() && !has_burst),
-            ("--batch", self.batch > 1 && !profile.sends()),
+            ("--body-bytes", self.body_bytes.is_some() && !profile.sends() && !has_commands),
+            ("--batch", self.batch.is_some() && !profile.sends()),
             ("--in-flight", self.in_flight.is_some() && !profile.sends() && profile != Profile::Commands),
+            ("--device-tokens", self.device_tokens && !may_have_device_tokens),
+            ("--depth", self.depth.is_some() && !has_commands),
             ("--no-receipts", self.no_receipts && !has_commands),
+            ("--command-rate", self.command_rate.is_some() && profile != Profile::Mixed),
+            ("--readers", self.readers.is_some() && !has_readers),
+            ("--passes", self.passes.is_some() && profile != Profile::Replay),
+            ("--processes", self.processes.is_some() && profile == Profile::Commands),
             ("--unverified", self.unverified && !is_read_back),
+            ("--read-address", self.read_address.is_some() && (self.unverified || !is_read_back)),
             ("--retention-mib", self.retention_mib.is_some() && !is_read_back),
             ("--plot", self.plot.is_some() && profile == Profile::Idle),
             ("--tls", self.plain && self.tls != TlsVersion::Any),
         ];
-        if let Some((option, _)) = of_no_use.iter().find(|(_, is_of_no_use)| *is_of_no_use) {
-            return Err(format!("{option} has no meaning for this load: {}", profile.name()));
+        match of_no_use.iter().find(|(_, is_of_no_use)| *is_of_no_use) {
+            Some((option, _)) => Err(format!("{option} has no meaning for this load: {}", profile.name())),
+            None => Ok(()),
         }
-        if profile == Profile::Commands && self.in_flight.is_some_and(|count| count > COMMANDS_IN_FLIGHT_MAX)
-        {
-            return Err(format!("--in-flight of commands is {COMMANDS_IN_FLIGHT_MAX} at most"));
-        }
-        Ok(())
     }
 }
 
@@ -333,6 +368,16 @@ mod tests {
             ("replay --unverified", "--unverified"),
             ("gateway --plain --tls 1.3", "--tls"),
             ("commands --in-flight 5000", "--in-flight"),
+            ("commands --processes 2", "--processes"),
+            ("connect --body-bytes 300", "--body-bytes"),
+            ("connect --storm --closed", "--closed"),
+            ("gateway --depth 2", "--depth"),
+            ("gateway --device-tokens", "--devices 1"),
+            ("gateway --passes 3", "--passes"),
+            ("gateway --processes 5", "--processes"),
+            ("replay --command-rate 7", "--command-rate"),
+            ("telemetry --device-tokens", "--device-tokens"),
+            ("telemetry --readers 2", "--readers"),
         ] {
             let error = parse(line).unwrap().shape().unwrap_err();
             assert!(error.contains(option), "{line}: {error}");

@@ -52,7 +52,7 @@ impl<'a> Course<'a> {
         if profile == Profile::Commands && target.protocol != Protocol::Amqp {
             return Err("commands go over AMQP".to_owned());
         }
-        if arguments.batch > 1 && (!is_hub || target.protocol == Protocol::Mqtt) {
+        if shape.batch > 1 && (!is_hub || target.protocol == Protocol::Mqtt) {
             return Err("--batch is for a hub, over AMQP and HTTPS".to_owned());
         }
         // In a mixed load devices that send and devices that get commands are others: one connection has a device.
@@ -80,16 +80,16 @@ impl<'a> Course<'a> {
             }
             Profile::Connect | Profile::Idle => self.work(self.presences()?)?,
             Profile::Commands => {
-                self.check_descriptors(self.shape.connections, 2)?;
+                self.check_descriptors(self.shape.connections + 2)?;
                 self.work(vec![vec![self.commands(self.shape.rate, 0)?]])?;
             }
             Profile::Mixed => {
                 let mut parts = self.senders()?;
                 let senders = self.split(self.shape.connections)?[0].len() as u32;
-                self.check_descriptors(self.shape.connections, 2 + self.arguments.readers + senders)?;
+                self.check_descriptors(self.shape.connections + 2 + self.shape.readers + senders)?;
                 let first_device = self.shape.connections * self.shape.devices;
-                parts[0].push(self.commands(Some(self.arguments.command_rate), first_device)?);
-                for _ in 0..self.arguments.readers {
+                parts[0].push(self.commands(Some(self.shape.command_rate), first_device)?);
+                for _ in 0..self.shape.readers {
                     parts[0].push(Part::ReadAmqp(self.readers(false)?));
                 }
                 self.work(parts)?;
@@ -98,7 +98,7 @@ impl<'a> Course<'a> {
         }
         let are_due = match self.arguments.profile {
             Profile::Commands => true,
-            Profile::Mixed => self.arguments.command_rate * self.arguments.seconds >= 1.0,
+            Profile::Mixed => self.shape.command_rate * self.arguments.seconds >= 1.0,
             _ => false,
         };
         if are_due && self.found.command_count == 0 {
@@ -124,10 +124,10 @@ impl<'a> Course<'a> {
         self.work(self.senders()?)?;
         let process = self.target.process;
         let mut seconds = 0.0;
-        for _ in 0..self.arguments.passes {
+        for _ in 0..self.shape.passes {
             let before_s = process.map(|process| process.cpu_s()).transpose()?.unwrap_or_default();
             let mut parts = vec![Part::ReadAmqp(self.readers(true)?)];
-            for _ in 1..self.arguments.readers {
+            for _ in 1..self.shape.readers {
                 parts.push(Part::ReadAmqp(self.readers(false)?));
             }
             let outcome = self.single(parts, Until::AllRead, "replaying")?;
@@ -152,7 +152,7 @@ impl<'a> Course<'a> {
     /// For each process the connections that send.
     fn senders(&self) -> Result<Vec<Vec<Part>>, String> {
         let Shape { connections, devices, in_flight, rate, burst, .. } = self.shape;
-        let messages = f64::from(connections) * f64::from(self.arguments.batch);
+        let messages = f64::from(connections) * f64::from(self.shape.batch);
         // Over any other protocol, and by that profile, a connection is a device's own.
         let is_devices_own =
             self.target.protocol != Protocol::Amqp || self.arguments.profile == Profile::Telemetry;
@@ -164,8 +164,8 @@ impl<'a> Course<'a> {
             address: self.target.address.clone(),
             connections,
             device_count: devices,
-            body_bytes: self.arguments.body_bytes,
-            batch: self.arguments.batch,
+            body_bytes: self.shape.body_bytes,
+            batch: self.shape.batch,
             in_flight_max: in_flight,
             rate: rate.map(|rate| (rate / messages, burst)),
             seed: self.arguments.seed,
@@ -215,21 +215,20 @@ impl<'a> Course<'a> {
             first_device,
             connection_count: self.shape.connections,
             device_count: self.shape.devices,
-            body_bytes: self.arguments.body_bytes,
+            body_bytes: self.shape.body_bytes,
             in_flight_max: self.shape.in_flight.min(COMMANDS_IN_FLIGHT_MAX),
-            depth_max: self.arguments.depth as usize,
+            depth_max: self.shape.depth as usize,
             rate,
             wants_receipts: !self.arguments.no_receipts,
             seed: self.arguments.seed,
         }))
     }
 
-    /// Commands have all their connections in one process, with some others.
-    fn check_descriptors(&self, connections: u32, others: u32) -> Result<(), String> {
-        let needed = u64::from(connections) + u64::from(others);
-        match needed <= connections_each() {
+    /// Where there are commands, one process holds so many connections.
+    fn check_descriptors(&self, connections: u32) -> Result<(), String> {
+        match u64::from(connections) <= connections_each() {
             true => Ok(()),
-            false => Err(format!("one process holds {needed} connections here: raise ulimit -n")),
+            false => Err(format!("one process holds {connections} connections here: raise ulimit -n")),
         }
     }
 
@@ -315,7 +314,7 @@ impl<'a> Course<'a> {
         if ledger.acknowledged_count() == 0 {
             return Err("nothing was acknowledged".to_owned());
         }
-        let bytes = (ledger.read_count() + unchecked_count) * self.arguments.body_bytes as u64;
+        let bytes = (ledger.read_count() + unchecked_count) * self.shape.body_bytes as u64;
         Ok(ReadBack {
             count: ledger.read_count(),
             seconds: *elapsed_s,
@@ -331,7 +330,7 @@ impl<'a> Course<'a> {
         let (Some(mib), Some(hub)) = (self.arguments.retention_mib, &self.target.hub) else { return 0 };
         let partitions = u64::from(hub.partition_count).max(1);
         let left_mib = (mib / partitions).saturating_sub(SEGMENT_MIB) * partitions;
-        (left_mib << 20) / (self.arguments.body_bytes as u64 + RECORD_BYTES_ASIDE)
+        (left_mib << 20) / (self.shape.body_bytes as u64 + RECORD_BYTES_ASIDE)
     }
 
     /// A connection for each partition of a hub, or one for all of them where the profile is about readers; one for all

@@ -105,7 +105,7 @@ impl Report {
     /// At what rate a kind is due, where it has a schedule: the commands of a mixed load have one of their own.
     fn rate_of(&self, kind: Kind) -> Option<f64> {
         match (self.arguments.profile, kind) {
-            (Profile::Mixed, Kind::Command | Kind::Enqueue) => Some(self.arguments.command_rate),
+            (Profile::Mixed, Kind::Command | Kind::Enqueue) => Some(self.shape.command_rate),
             _ => self.shape.rate,
         }
     }
@@ -133,8 +133,8 @@ impl Report {
             "tls": self.has_tls,
             "connections": shape.connections,
             "devices": shape.connections * shape.devices,
-            "bodyBytes": arguments.body_bytes,
-            "batch": arguments.batch,
+            "bodyBytes": shape.body_bytes,
+            "batch": shape.batch,
             "loop": if shape.rate.is_some() { "open" } else { "closed" },
             "ratePerSecond": shape.rate,
             "burst": shape.burst,
@@ -193,7 +193,7 @@ impl Report {
             row("storms", text);
         }
         for (index, pass) in found.passes.iter().enumerate() {
-            let per_s = pass.bytes_per_s / self.arguments.body_bytes as f64;
+            let per_s = pass.bytes_per_s / self.shape.body_bytes as f64;
             let text = format!(
                 "{per_s:.0} events/s, {:.0} MB/s of bodies, {:.0} MB/s as they travelled, {:.2} s",
                 pass.bytes_per_s / 1e6,
@@ -264,7 +264,7 @@ impl Report {
             self.target,
             shape.connections,
             shape.connections * shape.devices,
-            arguments.body_bytes,
+            shape.body_bytes,
             format!("{:?}", self.protocol).to_uppercase(),
             if self.has_tls { "with TLS" } else { "without TLS" },
         )

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::arguments::Arguments;
 use crate::hub::{Hub, Port};
-use crate::job::{Access, Login, Protocol, Server, ServerTls};
+use crate::job::{Access, Login, Protocol, Server, ServerTls, TlsVersion};
 use crate::profile::DEVICE;
 use crate::server::ServerProcess;
 
@@ -29,7 +29,7 @@ pub struct Target {
     /// The process whose time and memory are measured.
     pub process: Option<ServerProcess>,
     server: Option<Server>,
-    tls_version: crate::job::TlsVersion,
+    tls_version: TlsVersion,
     is_plain: bool,
 }
 
@@ -143,6 +143,9 @@ impl Target {
             return Err("--target names no queue or topic: amqp://host/queue, or --address".to_owned());
         }
         let tls = match url.has_tls {
+            false if arguments.ca.is_some() || arguments.tls != TlsVersion::Any => {
+                return Err("--ca and --tls have no meaning without TLS: amqps or mqtts".to_owned());
+            }
             false => None,
             true => {
                 let path = arguments

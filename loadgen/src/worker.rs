@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::client::Run;
 use crate::client::storm::Storm;
+use crate::client::{AFTERMATH, Run};
 use crate::io::{Reactor, pin};
 use crate::job::{Job, Until};
 use crate::ledger::Ledger;
@@ -15,8 +15,6 @@ use crate::record::{KINDS, Kind, Record, Recorder};
 
 /// How long a run may stand still while something is still to come. Receipts of commands are gathered for 15 s.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// After everything was read back: what was stored beyond it would come now.
-const AFTERMATH: Duration = Duration::from_millis(200);
 /// How often the user's process hears how far this one is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that the loop waits for the network.

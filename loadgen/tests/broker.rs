@@ -19,13 +19,18 @@ const CREDIT: u32 = 1000;
 /// Which message the broker breaks its word about.
 const VICTIM: usize = 20;
 
-/// What a broker does with message [`VICTIM`], which it has acknowledged.
+/// Between two of the first messages of a broker that hesitates; all of them take longer than a run stands still.
+const HESITATION: Duration = Duration::from_secs(2);
+const HESITATION_COUNT: u32 = 11;
+
+/// What a broker does with message [`VICTIM`], which it has acknowledged, or with the first ones that are asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
     Loses,
     Doubles,
     Moves,
+    Hesitates,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +81,7 @@ fn serve(mut stream: TcpStream, queue: &Mutex<Queue>, fault: Fault) {
     let mut connection = Connection::new(Role::Server, Arc::new(config), 0);
     let (mut inbound, mut output, mut consumers) = (Inbound::default(), Vec::new(), Vec::<LinkId>::new());
     let (began, mut bytes, mut tag) = (Instant::now(), vec![0; 65536], 0u32);
+    let mut sent_at = began;
     loop {
         let count = match stream.read(&mut bytes) {
             Ok(0) => return,
@@ -121,10 +127,13 @@ fn serve(mut stream: TcpStream, queue: &Mutex<Queue>, fault: Fault) {
         }
         for link in &consumers {
             let mut queue = queue.lock().unwrap();
+            let hesitates = fault == Fault::Hesitates && tag < HESITATION_COUNT;
             while connection.sendable(*link) > 0
+                && (!hesitates || sent_at.elapsed() >= HESITATION)
                 && let Some(message) = queue.messages.pop_front()
             {
                 tag += 1;
+                sent_at = Instant::now();
                 let tag = tag.to_le_bytes();
                 let delivery =
                     SendDelivery { tag: &tag, message_format: 0, settled: false, payload: &[&message] };
@@ -174,6 +183,20 @@ fn a_broker_that_breaks_its_word_is_found_out() {
         assert!(complaint.contains("was read where"), "{fault:?}: {complaint}");
         assert_eq!(complaint.lines().count(), 1, "{complaint}");
     }
+}
+
+#[test]
+fn what_an_earlier_run_left_is_passed_over_however_long_it_takes() {
+    let address = broker(Fault::Hesitates);
+    let earlier = loadgen(address, "", &["--unverified"]);
+    assert!(earlier.status.success(), "{}", complaint(&earlier));
+    let output = loadgen(address, "", &["--json"]);
+    assert!(output.status.success(), "{}", complaint(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let hesitated = u64::from(HESITATION_COUNT);
+    assert!(report["leftByEarlierRuns"].as_u64().unwrap() > hesitated, "{report}");
+    assert!(report["readBackSeconds"].as_f64().unwrap() > 20.0, "{report}");
+    assert!(report["verified"].as_u64().unwrap() >= 150, "{report}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use net_amqp::{
     AttachRequest, Body, DeliveryState, LinkId, MessageBuilder, Properties, ReceiverSettleMode, Sections,
@@ -12,7 +12,7 @@ use net_amqp::{
 
 use crate::client::amqp::{Amqp, Happened, attach, reason};
 use crate::client::publisher::{Outcome, Post, Publisher, Sent};
-use crate::client::{Client, Run, State, Turn};
+use crate::client::{AFTERMATH, Client, Run, State, Turn};
 use crate::ledger::{Mark, device_id};
 use crate::record::Kind;
 
@@ -20,8 +20,6 @@ use crate::record::Kind;
 const DEVICE_CREDIT: u32 = 50;
 /// Batches of receipts on their way at once.
 const RECEIPT_CREDIT: u32 = 100;
-/// After the last completion or receipt: what came twice would come now.
-const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// What back end, devices and the reader of receipts know together. They are of one process.
 #[derive(Debug, Default)]

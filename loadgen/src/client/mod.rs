@@ -12,11 +12,14 @@ pub mod reader;
 pub mod sender;
 pub mod storm;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::client::storm::Storm;
 use crate::ledger::Ledger;
 use crate::record::Recorder;
+
+/// How long to wait for what must not come: more than was sent, or the same twice.
+pub const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// What the connections of a process share: time, what was acknowledged and read, what was measured.
 #[derive(Debug)]
