@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::arguments::{Arguments, COMMANDS_IN_FLIGHT_MAX, Profile, Shape};
+use crate::arguments::{Arguments, Profile};
 use crate::crew::Crew;
 use crate::hub::NAME;
 use crate::job::{Job, Protocol, Resume, Until};
@@ -17,7 +17,8 @@ use crate::profile::send::SendPart;
 use crate::profile::{DEVICE, Part};
 use crate::record::{KINDS, Recorder};
 use crate::report::{Found, ReadBack, Report, ServerUse};
-use crate::target::Target;
+use crate::shape::{COMMANDS_IN_FLIGHT_MAX, Shape};
+use crate::target::{Target, protocol_of};
 use crate::worker::Outcome;
 
 /// The largest segment of a partition's log, MiB: retention takes whole ones.
@@ -32,6 +33,7 @@ const DESCRIPTORS_ASIDE: u64 = 64;
 pub struct Course<'a> {
     arguments: &'a Arguments,
     shape: Shape,
+    process_count: u32,
     target: Target,
     run: u32,
     found: Found,
@@ -40,23 +42,11 @@ pub struct Course<'a> {
 impl<'a> Course<'a> {
     /// Start or find the server and make it ready.
     pub fn prepare(arguments: &'a Arguments) -> Result<Self, String> {
-        let (shape, profile) = (arguments.shape()?, arguments.profile);
+        let shape = Shape::new(arguments, protocol_of(arguments)?)?;
+        let process_count = process_count(arguments, &shape)?;
         let target = Target::prepare(arguments)?;
-        let is_hub = target.hub.is_some();
-        if profile.is_for_hubs() && !is_hub {
-            return Err(format!("the profile {} is for a hub", profile.name()));
-        }
-        if is_hub && shape.devices > 1 && target.protocol != Protocol::Amqp && profile.sends() {
-            return Err("a hub's connection carries many devices over AMQP alone: --devices 1".to_owned());
-        }
-        if profile == Profile::Commands && target.protocol != Protocol::Amqp {
-            return Err("commands go over AMQP".to_owned());
-        }
-        if shape.batch > 1 && (!is_hub || target.protocol == Protocol::Mqtt) {
-            return Err("--batch is for a hub, over AMQP and HTTPS".to_owned());
-        }
         // In a mixed load devices that send and devices that get commands are others: one connection has a device.
-        let sides = if profile == Profile::Mixed { 2 } else { 1 };
+        let sides = if arguments.profile == Profile::Mixed { 2 } else { 1 };
         let device_count = shape.connections * shape.devices * sides;
         if let Some(hub) = &target.hub {
             hub.create_devices(&(0..device_count).map(device_id).collect::<Vec<_>>())?;
@@ -67,7 +57,7 @@ impl<'a> Course<'a> {
         let mut ledger = Ledger::new(run, device_count);
         ledger.may_expire = arguments.retention_mib.is_some();
         let found = Found { ledger, ..Found::default() };
-        Ok(Self { arguments, shape, target, run, found })
+        Ok(Self { arguments, shape, process_count, target, run, found })
     }
 
     /// Do what the profile asks for.
@@ -80,13 +70,10 @@ impl<'a> Course<'a> {
             }
             Profile::Connect | Profile::Idle => self.work(self.presences()?)?,
             Profile::Commands => {
-                self.check_descriptors(self.shape.connections + 2)?;
                 self.work(vec![vec![self.commands(self.shape.rate, 0)?]])?;
             }
             Profile::Mixed => {
                 let mut parts = self.senders()?;
-                let senders = self.split(self.shape.connections)?[0].len() as u32;
-                self.check_descriptors(self.shape.connections + 2 + self.shape.readers + senders)?;
                 let first_device = self.shape.connections * self.shape.devices;
                 parts[0].push(self.commands(Some(self.shape.command_rate), first_device)?);
                 for _ in 0..self.shape.readers {
@@ -153,7 +140,7 @@ impl<'a> Course<'a> {
     fn senders(&self) -> Result<Vec<Vec<Part>>, String> {
         let Shape { connections, devices, in_flight, rate, burst, .. } = self.shape;
         let messages = f64::from(connections) * f64::from(self.shape.batch);
-        // Over any other protocol, and by that profile, a connection is a device's own.
+        // Over other protocols, and in the profile that is named for it, a connection is a device's own.
         let is_devices_own =
             self.target.protocol != Protocol::Amqp || self.arguments.profile == Profile::Telemetry;
         let server = self.target.server(self.target.protocol)?;
@@ -168,11 +155,11 @@ impl<'a> Course<'a> {
             batch: self.shape.batch,
             in_flight_max: in_flight,
             rate: rate.map(|rate| (rate / messages, burst)),
-            seed: self.arguments.seed,
+            seed: self.shape.seed,
             device_tokens: self.arguments.device_tokens || is_devices_own,
             run: self.run,
         };
-        Ok(self.split(connections)?.into_iter().map(|range| vec![Part::Send(part(range))]).collect())
+        Ok(self.split().into_iter().map(|range| vec![Part::Send(part(range))]).collect())
     }
 
     /// For each process the devices that idle, or come and go.
@@ -202,10 +189,10 @@ impl<'a> Course<'a> {
             connections,
             habit,
             resume: if self.arguments.resume { Resume::Ticket } else { Resume::Never },
-            seed: self.arguments.seed,
+            seed: self.shape.seed,
             run: self.run,
         };
-        Ok(self.split(connections)?.into_iter().map(|range| vec![Part::Presence(part(range))]).collect())
+        Ok(self.split().into_iter().map(|range| vec![Part::Presence(part(range))]).collect())
     }
 
     fn commands(&self, rate: Option<f64>, first_device: u32) -> Result<Part, String> {
@@ -216,30 +203,23 @@ impl<'a> Course<'a> {
             connection_count: self.shape.connections,
             device_count: self.shape.devices,
             body_bytes: self.shape.body_bytes,
-            in_flight_max: self.shape.in_flight.min(COMMANDS_IN_FLIGHT_MAX),
+            // Beside telemetry the number is the gateways'.
+            in_flight_max: match self.arguments.profile {
+                Profile::Commands => self.shape.in_flight,
+                _ => COMMANDS_IN_FLIGHT_MAX,
+            },
             depth_max: self.shape.depth as usize,
             rate,
             wants_receipts: !self.arguments.no_receipts,
-            seed: self.arguments.seed,
+            seed: self.shape.seed,
         }))
     }
 
-    /// Where there are commands, one process holds so many connections.
-    fn check_descriptors(&self, connections: u32) -> Result<(), String> {
-        match u64::from(connections) <= connections_each() {
-            true => Ok(()),
-            false => Err(format!("one process holds {connections} connections here: raise ulimit -n")),
-        }
-    }
-
     /// Which connections each process has.
-    fn split(&self, connections: u32) -> Result<Vec<Range<u32>>, String> {
-        let each = connections_each();
-        let needed =
-            u32::try_from(u64::from(connections).div_ceil(each)).map_err(|error| error.to_string())?;
-        let count = self.arguments.processes.unwrap_or(1).max(needed).clamp(1, connections.max(1));
-        let first = |index: u32| (u64::from(connections) * u64::from(index) / u64::from(count)) as u32;
-        Ok((0..count).map(|index| first(index)..first(index + 1)).collect())
+    fn split(&self) -> Vec<Range<u32>> {
+        let (connections, count) = (u64::from(self.shape.connections), u64::from(self.process_count));
+        let first = |index: u64| (connections * index / count) as u32;
+        (0..count).map(|index| first(index)..first(index + 1)).collect()
     }
 
     fn job(&self, index: usize, parts: Vec<Part>, ledger: Ledger, until: Until) -> Job {
@@ -310,7 +290,9 @@ impl<'a> Course<'a> {
     fn checked(&self, outcome: &Outcome) -> Result<ReadBack, String> {
         let Outcome { ledger, elapsed_s, received_bytes, unchecked_count, .. } = outcome;
         ledger.verify()?;
-        ledger.verify_left(self.left_count_min())?;
+        if let (Some(mib), Some(hub)) = (self.arguments.retention_mib, &self.target.hub) {
+            ledger.verify_left(left_count_min(mib, hub.partition_count, self.shape.body_bytes))?;
+        }
         if ledger.acknowledged_count() == 0 {
             return Err("nothing was acknowledged".to_owned());
         }
@@ -323,14 +305,6 @@ impl<'a> Course<'a> {
             foreign_count: ledger.foreign_count,
             expired_count: ledger.expired_count,
         })
-    }
-
-    /// How many events the hub's retention leaves at least.
-    fn left_count_min(&self) -> u64 {
-        let (Some(mib), Some(hub)) = (self.arguments.retention_mib, &self.target.hub) else { return 0 };
-        let partitions = u64::from(hub.partition_count).max(1);
-        let left_mib = (mib / partitions).saturating_sub(SEGMENT_MIB) * partitions;
-        (left_mib << 20) / (self.shape.body_bytes as u64 + RECORD_BYTES_ASIDE)
     }
 
     /// A connection for each partition of a hub, or one for all of them where the profile is about readers; one for all
@@ -398,8 +372,59 @@ impl<'a> Course<'a> {
     }
 }
 
+/// How many processes make the load.
+///
+/// # Errors
+///
+/// They have too few descriptors, or are fewer than the CPUs that they are to run on.
+fn process_count(arguments: &Arguments, shape: &Shape) -> Result<u32, String> {
+    let each = connections_each();
+    let connections = u64::from(shape.connections);
+    let count = match arguments.profile {
+        // Back end, devices and the reader of receipts know of each other.
+        Profile::Commands => 1,
+        _ => arguments.processes.map_or(connections.div_ceil(each), u64::from),
+    };
+    // What is in the first process beside its share: the commands' connections, and readers, which come later in a replay.
+    let readers = u64::from(shape.readers);
+    let needed = match arguments.profile {
+        Profile::Commands => connections + 2,
+        Profile::Mixed => connections.div_ceil(count) + connections + 2 + readers,
+        Profile::Replay => connections.div_ceil(count).max(readers),
+        _ => connections.div_ceil(count),
+    };
+    if needed > each {
+        return Err(format!(
+            "a process has descriptors for {each} connections and would hold {needed}: raise ulimit -n"
+        ));
+    }
+    if arguments.cpu.len() as u64 > count {
+        return Err(format!("--cpu names more CPUs than there are processes, {count}"));
+    }
+    u32::try_from(count).map_err(|error| error.to_string())
+}
+
+/// How many events retention leaves at least: it takes whole segments.
+fn left_count_min(mib: u64, partition_count: u16, body_bytes: usize) -> u64 {
+    let partitions = u64::from(partition_count).max(1);
+    let left_mib = (mib / partitions).saturating_sub(SEGMENT_MIB) * partitions;
+    (left_mib << 20) / (body_bytes as u64 + RECORD_BYTES_ASIDE)
+}
+
 /// Connections that a process has descriptors for.
 fn connections_each() -> u64 {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     descriptors.saturating_sub(DESCRIPTORS_ASIDE).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retention_leaves_all_but_a_segment_of_each_partition() {
+        assert_eq!(left_count_min(4096, 4, 256), (3072 << 20) / 512);
+        assert_eq!(left_count_min(1024, 4, 256), 0);
+        assert_eq!(left_count_min(8, 1, 256), 0);
+    }
 }

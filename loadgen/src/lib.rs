@@ -23,6 +23,7 @@ pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod server;
+pub mod shape;
 pub mod target;
 pub mod token;
 pub mod worker;

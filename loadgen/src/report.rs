@@ -6,11 +6,12 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Value, json};
 
-use crate::arguments::{Arguments, Profile, Shape};
+use crate::arguments::{Arguments, Profile};
 use crate::job::Protocol;
 use crate::ledger::Ledger;
 use crate::plot;
 use crate::record::{Figures, Kind, Percentiles, Recorder};
+use crate::shape::Shape;
 
 /// Seconds of a schedule that may be unsent at its end without being worth a line to people.
 const NOISE_S: f64 = 0.05;
@@ -126,20 +127,25 @@ impl Report {
     /// For machines.
     pub fn to_json(&self) -> Value {
         let Self { arguments, shape, found, .. } = self;
+        let profile = arguments.profile;
         let mut value = json!({
-            "profile": arguments.profile.name(),
+            "profile": profile.name(),
             "target": self.target,
             "protocol": format!("{:?}", self.protocol).to_lowercase(),
             "tls": self.has_tls,
             "connections": shape.connections,
             "devices": shape.connections * shape.devices,
-            "bodyBytes": shape.body_bytes,
-            "batch": shape.batch,
+            "bodyBytes": profile.has_bodies().then_some(shape.body_bytes),
+            "batch": profile.sends().then_some(shape.batch),
             "loop": if shape.rate.is_some() { "open" } else { "closed" },
             "ratePerSecond": shape.rate,
             "burst": shape.burst,
-            "inFlightMaxPerConnection": shape.in_flight,
-            "seed": arguments.seed,
+            "inFlightMaxPerConnection": profile.has_bodies().then_some(shape.in_flight),
+            "commandDepth": profile.has_commands().then_some(shape.depth),
+            "commandsPerSecond": (profile == Profile::Mixed).then_some(shape.command_rate),
+            "receipts": profile.has_commands().then_some(!arguments.no_receipts),
+            "readers": profile.has_readers().then_some(shape.readers),
+            "seed": shape.seed,
             "windowSeconds": self.window.as_secs_f64(),
             "serverCpuNanosecondsEach": self.cpu_ns_each(),
             "serverCpuSeconds": found.server.map(|server| server.cpu_s),
@@ -258,13 +264,16 @@ impl Report {
             None if arguments.profile == Profile::Connect => "closed loop".to_owned(),
             None => format!("closed loop with at most {} in flight on each", shape.in_flight),
         };
+        let bodies = match arguments.profile.has_bodies() {
+            true => format!(", {} B bodies", shape.body_bytes),
+            false => String::new(),
+        };
         format!(
-            "{} to a {}: {} connections, {} devices, {} B bodies, {} {}, {pace}",
+            "{} to a {}: {} connections, {} devices{bodies}, {} {}, {pace}",
             arguments.profile.name(),
             self.target,
             shape.connections,
             shape.connections * shape.devices,
-            shape.body_bytes,
             format!("{:?}", self.protocol).to_uppercase(),
             if self.has_tls { "with TLS" } else { "without TLS" },
         )

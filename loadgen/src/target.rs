@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use percent_encoding::percent_decode_str;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Profile};
 use crate::hub::{Hub, Port};
 use crate::job::{Access, Login, Protocol, Server, ServerTls, TlsVersion};
 use crate::profile::DEVICE;
@@ -89,6 +89,20 @@ impl Url {
     }
 }
 
+/// How the load is to speak.
+///
+/// # Errors
+///
+/// The target's URL is none, or says something else than `--protocol`.
+pub fn protocol_of(arguments: &Arguments) -> Result<Protocol, String> {
+    let Some(url) = &arguments.target else { return Ok(arguments.protocol.unwrap_or(Protocol::Amqp)) };
+    let url = Url::parse(url)?;
+    match arguments.protocol.is_some_and(|protocol| protocol != url.protocol) {
+        true => Err("--protocol contradicts the scheme of --target".to_owned()),
+        false => Ok(url.protocol),
+    }
+}
+
 impl Target {
     /// Start or find what the arguments name.
     ///
@@ -107,10 +121,7 @@ impl Target {
         let now_s = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| error.to_string())?.as_secs();
         let expires_s = now_s + TOKEN_LIFETIME_S + (arguments.warm_up + arguments.seconds) as u64;
         let access = Access::Hub { connection_string: hub.connection_string()?, expires_s };
-        let protocol = arguments.protocol.unwrap_or(Protocol::Amqp);
-        if arguments.plain && protocol != Protocol::Amqp {
-            return Err("a hub speaks nothing but AMQP without TLS".to_owned());
-        }
+        let protocol = protocol_of(arguments)?;
         let address = match protocol {
             Protocol::Amqp => format!("/devices/{DEVICE}/messages/events"),
             // The properties that events over the other protocols have, too.
@@ -130,21 +141,20 @@ impl Target {
     }
 
     fn broker(arguments: &Arguments, url: &Url) -> Result<Self, String> {
-        if arguments.protocol.is_some_and(|protocol| protocol != url.protocol) {
-            return Err("--protocol contradicts the scheme of --target".to_owned());
-        }
         let login = match (&url.user, url.protocol) {
             (Some((user, password)), _) => Login::Password { user: user.clone(), password: password.clone() },
             (None, Protocol::Amqp) => Login::Anonymous,
             (None, _) => Login::Nothing,
         };
         let address = arguments.address.clone().unwrap_or_else(|| url.path.clone());
-        if address.is_empty() {
+        // Over MQTT a connection is there without a topic.
+        let needs_none = arguments.profile == Profile::Connect && url.protocol == Protocol::Mqtt;
+        if address.is_empty() && !needs_none {
             return Err("--target names no queue or topic: amqp://host/queue, or --address".to_owned());
         }
         let tls = match url.has_tls {
-            false if arguments.ca.is_some() || arguments.tls != TlsVersion::Any => {
-                return Err("--ca and --tls have no meaning without TLS: amqps or mqtts".to_owned());
+            false if arguments.ca.is_some() || arguments.tls != TlsVersion::Any || arguments.resume => {
+                return Err("--ca, --tls and --resume have no meaning without TLS: amqps or mqtts".to_owned());
             }
             false => None,
             true => {
@@ -220,7 +230,18 @@ fn hub_binary(arguments: &Arguments) -> Result<PathBuf, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn what_is_for_tls_needs_tls() {
+        for options in ["--ca ca.pem", "--tls 1.3", "--resume"] {
+            let line = format!("loadgen connect --target amqp://127.0.0.1/load {options}");
+            let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
+            assert!(Target::prepare(&arguments).unwrap_err().contains("without TLS"), "{options}");
+        }
+    }
 
     #[test]
     fn urls_of_brokers() {

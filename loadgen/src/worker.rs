@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::record::{KINDS, Kind, Record, Recorder};
 
 /// How long a run may stand still while something is still to come. Receipts of commands are gathered for 15 s.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How often the user's process hears how far this one is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Longest time that the loop waits for the network.

@@ -118,9 +118,9 @@ fn commands_go_round() {
 
 #[test]
 fn everything_is_replayed_and_mixed_loads_are_told_apart() {
-    let report = run("replay --connections 2 --devices 5 --in-flight 64 --readers 2");
+    let report = run("replay --connections 2 --devices 5 --in-flight 64 --readers 2 --passes 3");
     let passes = report["passes"].as_array().expect("a list");
-    assert_eq!(passes.len(), 2);
+    assert_eq!(passes.len(), 3);
     assert!(passes.iter().all(|pass| number(pass, "/count") == number(&report, "/verified")));
     assert_eq!(number(&report, "/reads/count"), 2.0 * number(&report, "/verified"), "{report}");
     // Annotations, frames and records come on top of the bodies.
