@@ -11,7 +11,7 @@ pub const CONNECTION_OUTSTANDING_MAX: u32 = 16 * 1024;
 pub const CONNECTION_COUNT_MAX_DEFAULT: u32 = 250_000;
 
 /// Requests from one core to another that are not answered yet. Each holds the room of its reply on the way back, so this
-/// is also the bound on replies in that mailbox. Large enough that 1 ms of group commit never starves a core.
+/// is also the bound on replies in that mailbox. Large enough that a core never starves while the other commits what it was given.
 pub const MAILBOX_OUTSTANDING_MAX: u32 = 65_536;
 
 /// Requests without a reply (and calls) that may lie in one mailbox, not taken yet. They are small, and a core takes all

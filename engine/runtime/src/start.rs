@@ -142,7 +142,8 @@ where
         Ok(()) => {
             if !is_cooperative() {
                 tracing::warn!(
-                    "completions of io_uring interrupt the cores: the hub is faster on Linux 5.19 or newer"
+                    "completions of io_uring interrupt the cores: the hub is faster on Linux 5.19 or newer, in a program \
+                     that is linked as engine_runtime::ring_setup says"
                 );
             }
             Ok(running)
