@@ -114,6 +114,8 @@ def main() -> None:
                 start = options.identities + number * MORE
                 more = create(range(start, start + MORE))
                 time.sleep(2)
+                if more.poll() is not None:
+                    raise SystemExit(f"no identities were being created at the kill: {tail(parent / 'create.txt')}")
                 hub.kill()
                 if more.wait() == 0:
                     raise SystemExit("all identities were created before the kill: nothing was under way")

@@ -52,14 +52,14 @@ def setting(root: Path, options: argparse.Namespace) -> dict:
 
     memory_kib = int(first_line("/proc/meminfo", "MemTotal").split()[0])
     kind = subprocess.run(
-        ["stat", "--file-system", "--format=%T", str(options.directory)], capture_output=True, text=True
+        ["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(options.directory)], capture_output=True, text=True
     ).stdout.strip()
     changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "commit": git("rev-parse", "--short", "HEAD") + changed,
         "machine": f"{os.cpu_count()} CPUs of {first_line('/proc/cpuinfo', 'model name')}, {memory_kib / 2**20:.0f} GiB",
-        "system": f"Linux {platform.release()}, {kind}",
+        "system": f"Linux {platform.release().partition('-')[0]}, {kind}",
         "pinned": f"server on CPU {options.broker_cpu}, load on CPU {options.load_cpu}",
         "seconds": options.seconds,
         "warmUpSeconds": options.warm_up,

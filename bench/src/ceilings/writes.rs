@@ -12,7 +12,7 @@ use segment_log::storage::Buffer;
 use segment_log::storage::disk::AlignedBuffer;
 
 /// Bytes that one write takes at most, as a commit of the log.
-const WRITE_BYTES_MAX: usize = 4 << 20;
+const WRITE_BYTES_MAX: usize = 2 << 20;
 const BLOCK_BYTES: usize = 4096;
 /// Files that are written at once, as the logs of the default partitions.
 const FILE_COUNT: usize = 4;
