@@ -107,9 +107,14 @@ impl Drop for Script {
 /// Node with the client packages, trusting the hub's CA. None, with a line that says so, where it is not on this machine.
 pub fn node(hub: &Hub) -> Option<Command> {
     let mut command = Command::new("node");
-    command.env("NODE_PATH", node_packages()?.join("node_modules"));
+    command.env("NODE_PATH", node_modules()?);
     command.env("NODE_EXTRA_CA_CERTS", hub.ca_file());
     Some(command)
+}
+
+/// Where the packages for Node are. None, with a line that says so, where they cannot be.
+pub fn node_modules() -> Option<PathBuf> {
+    Some(node_packages()?.join("node_modules"))
 }
 
 /// Install the client packages of each language that there is here, where that has not been done.

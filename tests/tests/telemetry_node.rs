@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tests::clients::Script;
 use tests::hub::{Hub, NAME, PARTITION_COUNT, PLAIN_AMQP, PLAIN_AMQP_PORT};
 use tests::namespace::{Needs, run};
+use tests::walk;
 
 /// Milliseconds that an answer may take on a machine that builds at the same time.
 const PATIENCE_MS: u64 = 20_000;
@@ -398,5 +399,37 @@ fn refusals_are_understood() {
             let error = failed.expect_err("it must not get in");
             assert!(names.iter().any(|name| error["name"] == *name), "{id}: {error}");
         }
+    });
+}
+
+/// The README's walk, word for word, but for the hub, the packages, which are installed already, and who kills the hub.
+#[test]
+fn the_readme_works_as_written() {
+    run(Needs::LowPorts, || {
+        let mut hub = Hub::start(&[]);
+        let Some(packages) = tests::clients::node_modules() else { return };
+        let directory = walk::fresh_directory();
+        std::os::unix::fs::symlink(hub.data(), directory.path().join("hub-data")).expect("a link");
+        let environment = [("NODE_PATH", packages.into_os_string())];
+        let shell = |script: &str| walk::shell(directory.path(), script, &environment);
+
+        let scripts = walk::scripts(include_str!("../../README.md"));
+        let [_, _, device, send, read, again] = scripts[..] else { panic!("the README has other scripts") };
+        let is_done_here =
+            |line: &&str| ["npm install", "kill", "(cd"].iter().any(|done| line.starts_with(done));
+        let without = |script: &str| -> String {
+            script.lines().filter(|line| !is_done_here(line)).flat_map(|line| [line, "\n"]).collect()
+        };
+        let said = shell(&[&without(device), send, read].concat());
+        let events = "dev1 0 { n: 0 } { colour: 'green' }\ndev1 1 { n: 1 } { colour: 'green' }\ndev1 2 { n: 2 } { colour: 'green' }\n";
+        assert!(
+            said.ends_with(&format!("acknowledged 0\nacknowledged 1\nacknowledged 2\n{events}")),
+            "{said}"
+        );
+
+        hub.kill();
+        hub.run();
+        let ca = "cd walk\nexport NODE_EXTRA_CA_CERTS=$PWD/../hub-data/tls/ca.pem\n";
+        assert_eq!(shell(&format!("{ca}{}", without(again))), events);
     });
 }
