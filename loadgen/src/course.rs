@@ -43,7 +43,7 @@ impl<'a> Course<'a> {
     /// Start or find the server and make it ready.
     pub fn prepare(arguments: &'a Arguments) -> Result<Self, String> {
         let shape = Shape::new(arguments, protocol_of(arguments)?)?;
-        let process_count = process_count(arguments, &shape)?;
+        let process_count = process_count(arguments, &shape, connections_each())?;
         let target = Target::prepare(arguments)?;
         // In a mixed load devices that send and devices that get commands are others: one connection has a device.
         let sides = if arguments.profile == Profile::Mixed { 2 } else { 1 };
@@ -372,13 +372,12 @@ impl<'a> Course<'a> {
     }
 }
 
-/// How many processes make the load.
+/// How many processes make the load, where each has descriptors for `each` connections.
 ///
 /// # Errors
 ///
 /// They have too few descriptors, or are fewer than the CPUs that they are to run on.
-fn process_count(arguments: &Arguments, shape: &Shape) -> Result<u32, String> {
-    let each = connections_each();
+fn process_count(arguments: &Arguments, shape: &Shape, each: u64) -> Result<u32, String> {
     let connections = u64::from(shape.connections);
     let count = match arguments.profile {
         // Back end, devices and the reader of receipts know of each other.
@@ -394,8 +393,9 @@ fn process_count(arguments: &Arguments, shape: &Shape) -> Result<u32, String> {
         _ => connections.div_ceil(count),
     };
     if needed > each {
+        let or = if arguments.processes.is_some() { ", or use more --processes" } else { "" };
         return Err(format!(
-            "a process has descriptors for {each} connections and would hold {needed}: raise ulimit -n"
+            "a process has descriptors for {each} connections and would hold {needed}: raise ulimit -n{or}"
         ));
     }
     if arguments.cpu.len() as u64 > count {
@@ -419,7 +419,28 @@ fn connections_each() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn processes_have_descriptors_for_what_they_hold() {
+        let count = |line: &str| {
+            let words = ["loadgen"].into_iter().chain(line.split_whitespace());
+            let arguments = Arguments::try_parse_from(words).unwrap();
+            let shape = Shape::new(&arguments, Protocol::Amqp).unwrap();
+            process_count(&arguments, &shape, 100)
+        };
+        assert_eq!(count("telemetry --connections 250"), Ok(3));
+        assert_eq!(count("telemetry --connections 250 --processes 5"), Ok(5));
+        assert_eq!(count("gateway --connections 2 --processes 2 --cpu 0,1"), Ok(2));
+        assert_eq!(count("commands --connections 98"), Ok(1));
+        assert!(count("telemetry --connections 250 --processes 2").unwrap_err().contains("--processes"));
+        assert!(count("commands --connections 99").unwrap_err().contains("would hold 101"));
+        assert!(count("mixed --connections 49 --readers 1").unwrap_err().contains("would hold 101"));
+        assert!(count("replay --readers 101").unwrap_err().contains("ulimit"));
+        assert!(count("gateway --cpu 0,1").unwrap_err().contains("--cpu"));
+    }
 
     #[test]
     fn retention_leaves_all_but_a_segment_of_each_partition() {

@@ -8,8 +8,8 @@ use crate::ledger::MARK_BYTES;
 pub const COMMANDS_IN_FLIGHT_MAX: u32 = 4096;
 /// Messages of a connection over MQTT that are not acknowledged, at most: each has a packet identifier.
 const MQTT_IN_FLIGHT_MAX: u32 = u16::MAX as u32;
-/// A schedule counts in nanoseconds, and a clock in tens of them.
-const RATE_MAX: f64 = 100_000_000.0;
+/// Far above what a process can send; what was due and not sent is counted one by one.
+const RATE_MAX: f64 = 10_000_000.0;
 const DEVICE_COUNT_MAX: u32 = 10_000_000;
 const READER_COUNT_MAX: u32 = 1000;
 const SECONDS_MAX: f64 = 86_400.0;
@@ -53,17 +53,17 @@ impl Shape {
     pub fn new(arguments: &Arguments, protocol: Protocol) -> Result<Self, String> {
         let profile = arguments.profile;
         let (connections, devices, rate) = match profile {
-            Profile::Gateway => (4, 250, 50_000.0),
-            Profile::Telemetry => (1000, 1, 5_000.0),
-            Profile::Connect => (100, 1, 200.0),
-            Profile::Commands => (4, 250, 2_000.0),
-            Profile::Mixed => (4, 250, 10_000.0),
+            Profile::Gateway => (4, 250, Some(50_000.0)),
+            Profile::Telemetry => (1000, 1, Some(5_000.0)),
+            Profile::Connect => (100, 1, Some(200.0)),
+            Profile::Commands => (4, 250, Some(2_000.0)),
+            Profile::Mixed => (4, 250, Some(10_000.0)),
             // Filling a hub and holding connections have no schedule.
-            Profile::Idle => (1000, 1, f64::NAN),
-            Profile::Replay => (4, 250, f64::NAN),
+            Profile::Idle => (1000, 1, None),
+            Profile::Replay => (4, 250, None),
         };
-        let is_closed = arguments.closed || arguments.storm || rate.is_nan();
-        let rate = (!is_closed).then_some(arguments.rate.unwrap_or(rate));
+        let rate = rate.filter(|_| !arguments.closed && !arguments.storm);
+        let rate = rate.map(|default| arguments.rate.unwrap_or(default));
         check_use(arguments, rate, protocol)?;
         let shape = Self {
             connections: arguments.connections.unwrap_or(connections),

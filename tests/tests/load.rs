@@ -114,6 +114,7 @@ fn commands_go_round() {
         "{report}"
     );
     assert!(number(&report, "/commandsVerified") >= number(&report, "/commands/count"), "{report}");
+    assert_eq!((&report["wantsReceipts"], &report["commandDepth"]), (&true.into(), &10.into()), "{report}");
 }
 
 #[test]
