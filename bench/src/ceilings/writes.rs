@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use rustix::fs::OFlags;
+use segment_log::LogConfig;
 use segment_log::storage::Buffer;
 use segment_log::storage::disk::AlignedBuffer;
 
-/// Bytes that one write takes at most, as a commit of the log.
-const WRITE_BYTES_MAX: usize = 2 << 20;
 const BLOCK_BYTES: usize = 4096;
 /// Files that are written at once, as the logs of the default partitions.
 const FILE_COUNT: usize = 4;
@@ -26,7 +25,8 @@ pub struct Size {
     pub records_per_s: u64,
     /// Bytes of each in the file.
     pub record_bytes: usize,
-    /// Bytes of the file, which is written from front to end again and again: whole blocks, 4 MiB at least.
+    /// Bytes of the file, which is written from front to end again and again: whole blocks, a commit of the
+    /// log at least.
     pub file_bytes: usize,
     /// How long.
     pub time: Duration,
@@ -52,7 +52,9 @@ pub struct Figures {
 pub fn run(directory: &Path, size: Size) -> Result<Figures, String> {
     let file =
         zeros(&directory.join("writes"), size.file_bytes).map_err(|error| format!("zeros: {error}"))?;
-    let buffer = AlignedBuffer::allocate(WRITE_BYTES_MAX);
+    // A write takes no more than a commit of the log.
+    let write_bytes_max = LogConfig::default().commit_bytes_max;
+    let buffer = AlignedBuffer::allocate(write_bytes_max);
     let mut offset = 0;
     let (mut writes, mut records) = (histogram()?, histogram()?);
     let ns_each = 1_000_000_000 / size.records_per_s.max(1);
@@ -64,7 +66,7 @@ pub fn run(directory: &Path, size: Size) -> Result<Figures, String> {
             break;
         }
         let due = (before.as_nanos() as u64 / ns_each + 1).saturating_sub(done);
-        let count = due.min((WRITE_BYTES_MAX / size.record_bytes) as u64);
+        let count = due.min((write_bytes_max / size.record_bytes) as u64);
         if count == 0 {
             std::thread::sleep(Duration::from_nanos(done * ns_each).saturating_sub(before));
             continue;
