@@ -100,7 +100,10 @@ ROWS = {
     ),
     "ingest-alone": Row("acknowledgement at 100 000 events/s, p99", "", ("gateway", "--rate", "100000"), **P99),
     "ingest-beside-replay": Row(
-        "the same beside commands and a reader from the oldest event", "twice", ("mixed", "--rate", "100000"), **P99
+        "the same beside commands and a reader of what 30 s of full load have left on the disk",
+        "twice",
+        ("mixed", "--rate", "100000", "--fill", "30"),
+        **P99,
     ),
     "idle-amqp": Row("idle AMQP device, session and two links", "6.5 KiB", ("idle", "--connections", "10000"), **IDLE),
     "idle-mqtt": Row("idle MQTT device", "6.5 KiB", ("idle", "--connections", "10000", "--protocol", "mqtt"), **IDLE),

@@ -116,6 +116,9 @@ pub struct Arguments {
     /// mixed: commands a second; default 200.
     #[arg(long, help_heading = "Load")]
     pub command_rate: Option<f64>,
+    /// mixed: fill the hub in a closed loop for so many seconds first: readers then begin with events that have left memory.
+    #[arg(long, value_name = "SECONDS", help_heading = "Load")]
+    pub fill: Option<f64>,
     /// replay, mixed: readers, each of all partitions; default 1.
     #[arg(long, help_heading = "Load")]
     pub readers: Option<u32>,

@@ -25,6 +25,8 @@ use crate::worker::Outcome;
 const SEGMENT_MIB: u64 = 256;
 /// What the log adds to a body at most, bytes: properties, names, times and the frame around them.
 const RECORD_BYTES_ASIDE: u64 = 256;
+/// Messages that wait on a connection while the hub is filled.
+const FILL_IN_FLIGHT: u32 = 2048;
 /// Descriptors of a process that are for other things than connections.
 const DESCRIPTORS_ASIDE: u64 = 64;
 
@@ -73,6 +75,8 @@ impl<'a> Course<'a> {
                 self.work(vec![vec![self.commands(self.shape.rate, 0)?]])?;
             }
             Profile::Mixed => {
+                let filled_count = self.arguments.fill.map(|seconds| self.fill(seconds)).transpose()?;
+                self.found.filled_count = filled_count.unwrap_or_default();
                 let mut parts = self.senders()?;
                 let first_device = self.shape.connections * self.shape.devices;
                 parts[0].push(self.commands(Some(self.shape.command_rate), first_device)?);
@@ -93,6 +97,7 @@ impl<'a> Course<'a> {
         }
         if self.arguments.profile.sends() && self.arguments.profile != Profile::Replay {
             self.found.read_back = self.read_back()?;
+            self.check_filled()?;
         }
         Ok(Report {
             arguments: self.arguments.clone(),
@@ -104,6 +109,24 @@ impl<'a> Course<'a> {
             figures: KINDS.map(|kind| (kind, self.found.recorder.figures(kind, window))).into(),
             found: self.found,
         })
+    }
+
+    /// Send in a closed loop under the name of another run, whose events are only counted when they are read. How many.
+    fn fill(&self, seconds: f64) -> Result<u64, String> {
+        let (run, device_count) = (!self.run, self.found.ledger.device_count());
+        let until = Until::Time { warm_up_s: 0.0, window_s: seconds };
+        let closed = |part| match part {
+            Part::Send(send) => Part::Send(SendPart { rate: None, in_flight_max: FILL_IN_FLIGHT, ..send }),
+            part => part,
+        };
+        let job = |(index, parts): (usize, Vec<Part>)| {
+            let parts = parts.into_iter().map(closed).collect();
+            Job { run, ..self.job(index, parts, Ledger::new(run, device_count), until) }
+        };
+        let jobs: Vec<_> = self.senders()?.into_iter().enumerate().map(job).collect();
+        let mut crew = Crew::start(&jobs, "filling")?;
+        crew.go()?;
+        Ok(crew.finish()?.iter().map(|outcome| outcome.ledger.acknowledged_count()).sum())
     }
 
     /// Fill the hub, then read everything as often as asked for. The window is that of the last pass.
@@ -284,6 +307,18 @@ impl<'a> Course<'a> {
             )?),
         };
         self.checked(&outcome.ok_or("nothing was read back")?).map(Some)
+    }
+
+    /// What the hub was filled with is there, too, unless retention may have taken it.
+    fn check_filled(&self) -> Result<(), String> {
+        let (Some(read), None) = (self.found.read_back, self.arguments.retention_mib) else { return Ok(()) };
+        match self.found.filled_count {
+            0 => Ok(()),
+            count if count == read.foreign_count => Ok(()),
+            count => {
+                Err(format!("{} of {count} events were read of those before the load", read.foreign_count))
+            }
+        }
     }
 
     /// What a reader has got is what was acknowledged.

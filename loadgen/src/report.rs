@@ -52,6 +52,8 @@ pub struct Found {
     pub passes: Vec<ReadBack>,
     /// Commands that were delivered once, in order, completed and receipted.
     pub command_count: u64,
+    /// Events of another run that the hub was filled with before.
+    pub filled_count: u64,
     /// How long each reconnect storm took, seconds.
     pub storms_s: Vec<f64>,
 }
@@ -144,6 +146,7 @@ impl Report {
             "commandDepth": profile.has_commands().then_some(shape.depth),
             "commandRatePerSecond": (profile == Profile::Mixed).then_some(shape.command_rate),
             "wantsReceipts": profile.has_commands().then_some(!arguments.no_receipts),
+            "filled": arguments.fill.map(|_| found.filled_count),
             "readers": profile.has_readers().then_some(shape.readers),
             "seed": shape.seed,
             "windowSeconds": self.window.as_secs_f64(),
@@ -234,7 +237,7 @@ impl Report {
                 let mb_per_s = bytes_per_s / 1e6;
                 let left = match foreign_count {
                     0 => String::new(),
-                    count => format!("; {count} were left by earlier runs"),
+                    count => format!("; {count} were there before"),
                 };
                 let expired = match expired_count {
                     0 => String::new(),

@@ -131,9 +131,13 @@ impl Shape {
         if arguments.processes.is_some_and(|count| count > self.connections) {
             return Err("each of --processes needs a connection".to_owned());
         }
-        let Arguments { seconds, warm_up, .. } = *arguments;
-        if !(seconds > 0.0 && seconds <= SECONDS_MAX && (0.0..=SECONDS_MAX).contains(&warm_up)) {
-            return Err("--seconds and --warm-up must be at most a day, and --seconds above 0".to_owned());
+        let is_time = |seconds: f64| seconds > 0.0 && seconds <= SECONDS_MAX;
+        let Arguments { seconds, warm_up, fill, .. } = *arguments;
+        if !is_time(seconds) || !(warm_up == 0.0 || is_time(warm_up)) || !fill.is_none_or(is_time) {
+            return Err(
+                "--seconds, --fill and --warm-up must be a day at most, and above 0 but for the last"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
@@ -199,6 +203,7 @@ fn check_use(arguments: &Arguments, rate: Option<f64>, protocol: Protocol) -> Re
         ("--depth", arguments.depth.is_some() && !has_commands),
         ("--no-receipts", arguments.no_receipts && !has_commands),
         ("--command-rate", arguments.command_rate.is_some() && profile != Profile::Mixed),
+        ("--fill", arguments.fill.is_some() && profile != Profile::Mixed),
         ("--readers", arguments.readers.is_some() && !profile.has_readers()),
         ("--passes", arguments.passes.is_some() && profile != Profile::Replay),
         ("--seed", arguments.seed.is_some() && !has_bodies && rate.is_none()),
@@ -253,6 +258,7 @@ mod tests {
             ("connect --target mqtt://host --address a", "--address"),
             ("gateway --depth 2", "--depth"),
             ("gateway --passes 3", "--passes"),
+            ("replay --fill 3", "--fill"),
             ("gateway --devices 1 --device-tokens --protocol mqtt", "--device-tokens"),
             ("replay --command-rate 7", "--command-rate"),
             ("telemetry --device-tokens", "--device-tokens"),
@@ -306,6 +312,8 @@ mod tests {
         is_refused("gateway --connections 65536 --devices 65536", "devices");
         is_refused("gateway --body-bytes 1", "--body-bytes");
         is_refused("gateway --seconds 0", "--seconds");
+        is_refused("gateway --warm-up nan", "--warm-up");
+        is_refused("mixed --fill 0", "--fill");
     }
 
     #[test]

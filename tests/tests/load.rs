@@ -127,8 +127,11 @@ fn everything_is_replayed_and_mixed_loads_are_told_apart() {
     // Annotations, frames and records come on top of the bodies.
     assert!(passes.iter().all(|pass| number(pass, "/wireBytesPerS") > number(pass, "/bytesPerS")));
 
-    let report =
-        run("mixed --connections 1 --devices 3 --rate 200 --command-rate 50 --no-receipts --plot load.svg");
+    let report = run(
+        "mixed --connections 1 --devices 3 --rate 200 --command-rate 50 --no-receipts --fill 0.5 --plot load.svg",
+    );
     check_sent(&report, 20.0);
+    assert!(number(&report, "/filled") > 100.0, "{report}");
+    assert_eq!(report["filled"], report["leftByEarlierRuns"], "{report}");
     assert!(number(&report, "/commandsVerified") > 5.0 && number(&report, "/reads/count") > 5.0, "{report}");
 }

@@ -28,15 +28,14 @@ impl Checks {
     fn take(self, body: Option<&[u8]>, run: &mut Run) -> Result<(), String> {
         let body = body.ok_or("an event has no body of one piece")?;
         let mark = Mark::decode(body).ok_or("an event is none of ours")?;
-        let is_ours = match self {
+        let counts = match self {
             Self::Order => run.ledger.read_back(mark)?,
             Self::Nothing => {
-                let is_ours = mark.run == run.ledger.run;
-                run.unchecked_count += u64::from(is_ours);
-                is_ours
+                run.unchecked_count += u64::from(mark.run == run.ledger.run);
+                true
             }
         };
-        if is_ours {
+        if counts {
             run.recorder.count(Kind::Read, run.now, 1, body.len() as u64);
         }
         Ok(())
