@@ -80,9 +80,9 @@ impl<'a> Course<'a> {
                 let mut parts = self.senders()?;
                 let first_device = self.shape.connections * self.shape.devices;
                 parts[0].push(self.commands(Some(self.shape.command_rate), first_device)?);
-                for _ in 0..self.shape.readers {
-                    parts[0].push(Part::ReadAmqp(self.readers(false)?));
-                }
+                // In a process of their own: what they read does not hold up what is to be sent.
+                let readers = (0..self.shape.readers).map(|_| Ok(Part::ReadAmqp(self.readers(false)?)));
+                parts.push(readers.collect::<Result<_, String>>()?);
                 self.work(parts)?;
             }
             Profile::Replay => window = self.replay()?,
@@ -419,11 +419,11 @@ fn process_count(arguments: &Arguments, shape: &Shape, each: u64) -> Result<u32,
         Profile::Commands => 1,
         _ => arguments.processes.map_or(connections.div_ceil(each), u64::from),
     };
-    // What is in the first process beside its share: the commands' connections, and readers, which come later in a replay.
+    // In the first process there are the commands' connections as well; readers have one, or their time, of their own.
     let readers = u64::from(shape.readers);
     let needed = match arguments.profile {
         Profile::Commands => connections + 2,
-        Profile::Mixed => connections.div_ceil(count) + connections + 2 + readers,
+        Profile::Mixed => (connections.div_ceil(count) + connections + 2).max(readers),
         Profile::Replay => connections.div_ceil(count).max(readers),
         _ => connections.div_ceil(count),
     };
@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(count("commands --connections 98"), Ok(1));
         assert!(count("telemetry --connections 250 --processes 2").unwrap_err().contains("--processes"));
         assert!(count("commands --connections 99").unwrap_err().contains("would hold 101"));
-        assert!(count("mixed --connections 49 --readers 1").unwrap_err().contains("would hold 101"));
+        assert!(count("mixed --connections 50").unwrap_err().contains("would hold 102"));
         assert!(count("replay --readers 101").unwrap_err().contains("ulimit"));
         assert!(count("gateway --cpu 0,1").unwrap_err().contains("--cpu"));
     }
