@@ -7,13 +7,16 @@ use glommio::io::{DmaBuffer, ReadResult};
 use segment_log::storage::Buffer;
 
 /// Memory for direct I/O over the core's rings. It stays on its core.
-pub struct DmaBlock(Memory);
+pub struct DmaBlock(
+    Memory,
+    #[expect(dead_code, reason = "what matters is when it is dropped")] Option<Share>,
+);
 
 enum Memory {
     /// Allocated by the log, to be filled and written.
     Write(Rc<DmaBuffer>),
-    /// Filled by a read, within an allowance where there is one.
-    Read(ReadResult, #[expect(dead_code, reason = "what matters is when it is dropped")] Option<Share>),
+    /// Filled by a read.
+    Read(ReadResult),
 }
 
 /// How much memory reads of a kind may hold until their readers have let go of it.
@@ -49,12 +52,12 @@ impl Drop for Share {
 impl DmaBlock {
     /// What a read has filled; empty where the file ends.
     pub(crate) fn from_read(read: ReadResult) -> Self {
-        Self(Memory::Read(read, None))
+        Self(Memory::Read(read), None)
     }
 
-    /// The same, which holds a share of an allowance as long as it lives.
-    pub(crate) fn from_read_within(share: Share, read: ReadResult) -> Self {
-        Self(Memory::Read(read, Some(share)))
+    /// The same block, which holds a share of an allowance as long as it lives.
+    pub(crate) fn within(self, share: Share) -> Self {
+        Self(self.0, Some(share))
     }
 
     /// The first `bytes` bytes as glommio writes them: a whole buffer. It is the buffer itself where it has that length;
@@ -81,17 +84,17 @@ impl Buffer for DmaBlock {
         // Not from the ring's registered memory: the tail keeps its buffers for long, and that memory is small.
         let mut buffer = glommio::allocate_dma_buffer_global(bytes);
         buffer.as_bytes_mut().fill(0);
-        Self(Memory::Write(Rc::new(buffer)))
+        Self(Memory::Write(Rc::new(buffer)), None)
     }
 
     fn copy_of(bytes: &[u8]) -> Self {
-        Self(Memory::Write(dma_copy_of(bytes)))
+        Self(Memory::Write(dma_copy_of(bytes)), None)
     }
 
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Memory::Write(buffer) => buffer.as_bytes(),
-            Memory::Read(read, _) => read,
+            Memory::Read(read) => read,
         }
     }
 

@@ -6,12 +6,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
 /// Longest round that is told apart from longer ones, microseconds.
 const ROUND_US_MAX: u64 = 60_000_000;
+
+/// For so long behind its last round a core still counts as one that commits.
+const COMMITTING_FOR: Duration = Duration::from_millis(100);
 
 /// Whether a round may begin. One for the logs of a core, on its thread. Open at all times where nobody takes turns.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) struct CommitRound {
     under_way_count: Cell<u32>,
     is_open: Cell<bool>,
     began: Cell<Option<Instant>>,
+    /// The last one.
+    ended: Cell<Option<Instant>>,
     /// How long rounds took, microseconds: what the disk adds to every acknowledgement.
     times_us: RefCell<Histogram<u64>>,
 }
@@ -31,6 +36,7 @@ impl Default for CommitRound {
             under_way_count: Cell::new(0),
             is_open: Cell::new(true),
             began: Cell::new(None),
+            ended: Cell::new(None),
             times_us: RefCell::new(times_us),
         }
     }
@@ -61,8 +67,16 @@ impl CommitRound {
         if self.under_way_count.get() == 0
             && let Some(began) = self.began.take()
         {
-            self.times_us.borrow_mut().saturating_record(began.elapsed().as_micros() as u64);
+            let now = Instant::now();
+            self.ended.set(Some(now));
+            self.times_us.borrow_mut().saturating_record((now - began).as_micros() as u64);
         }
+    }
+
+    /// Whether commits follow each other: what else goes to the disk now keeps acknowledgements waiting.
+    pub(crate) fn is_committing(&self) -> bool {
+        self.under_way_count.get() > 0
+            || self.ended.get().is_some_and(|ended| ended.elapsed() < COMMITTING_FOR)
     }
 }
 
@@ -115,6 +129,18 @@ mod tests {
         assert!(!round.is_open(), "the next turn opens it for all");
         round.begin_turn();
         assert!(round.is_open());
+    }
+
+    #[test]
+    fn a_core_commits_from_its_first_round_until_some_time_after_its_last() {
+        let round = CommitRound::default();
+        assert!(!round.is_committing());
+        round.begin();
+        assert!(round.is_committing());
+        round.end();
+        assert!(round.is_committing());
+        std::thread::sleep(COMMITTING_FOR);
+        assert!(!round.is_committing());
     }
 
     #[test]

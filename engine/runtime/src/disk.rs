@@ -6,13 +6,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use glommio::GlommioError;
-use glommio::io::{DmaFile, OpenOptions, ReadResult};
+use glommio::io::{DmaFile, OpenOptions};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use segment_log::storage::directory::{self, Directory};
@@ -30,8 +31,10 @@ use crate::commit_round::CommitRound;
 use crate::helper::{Helpers, Lane};
 
 use self::doorkeeper::Doorkeeper;
+pub(crate) use self::load_turns::LoadTurns;
 
 mod doorkeeper;
+mod load_turns;
 
 type Done = Result<Completed<DmaBlock>, StorageError>;
 
@@ -54,6 +57,8 @@ pub(crate) struct DiskContext {
     pub(crate) in_flight_count: Rc<Cell<u32>>,
     /// When commits may go out.
     pub(crate) commit_round: Rc<CommitRound>,
+    /// When loads may.
+    pub(crate) load_turns: LoadTurns,
     /// See [`RuntimeConfig::sync_delay_ms`](crate::RuntimeConfig::sync_delay_ms).
     pub(crate) sync_delay: Duration,
 }
@@ -230,6 +235,7 @@ impl Inner {
                 return self.load_sealed(segment, position, bytes).await.map(Completed::Loaded);
             }
             LogAction::Load { segment, position, bytes, sealed: false, .. } => {
+                let _turn = self.context.load_turns.take().await;
                 return self.load_active(segment, position, bytes).await.map(Completed::Loaded);
             }
             LogAction::Remove { segment, .. } => {
@@ -412,32 +418,31 @@ impl Inner {
         if let Some(entry) = self.maps.borrow_mut().get_mut(&segment) {
             entry.loading_count -= 1;
         }
-        let read = match read {
-            Ok(read) => read?,
+        match read {
+            Ok(Some((block, filled))) => Some(Window::Buffer(Rc::new(block.within(share)), 0..filled)),
+            Ok(None) => None,
             Err(error) => {
                 if !refuses_direct(&error) {
                     tracing::warn!(%segment, position, %error, "a direct read failed: the range is mapped");
                 }
-                return None;
+                None
             }
-        };
-        let filled = read.len().min(bytes);
-        Some(Window::Buffer(Rc::new(DmaBlock::from_read_within(share, read)), 0..filled))
+        }
     }
 
-    /// None where the read ended before the range and the file did.
+    /// What was read, and how many bytes of it count. None where the read ended before the range and the file did.
     async fn read_directly(
         &self,
         segment: SegmentNumber,
         position: u64,
         bytes: usize,
-    ) -> Result<Option<ReadResult>, GlommioError<()>> {
+    ) -> Result<Option<(DmaBlock, usize)>, GlommioError<()>> {
         // Opened for each range: readers are few, ranges are large, and open files of all old segments would need a bound.
         let file = OpenOptions::new().read(true).dma_open(&self.path.join(segment.file_name())).await?;
         let read = async {
-            let end = file.file_size().await?.min(position + bytes as u64);
-            let read = file.read_at_aligned(position, bytes).await?;
-            Ok((position + read.len() as u64 >= end).then_some(read))
+            let (block, filled) = self.context.load_turns.read(&file, position, bytes).await?;
+            let is_whole = filled == bytes || position + filled as u64 >= file.file_size().await?;
+            Ok(is_whole.then_some((block, filled)))
         }
         .await;
         // It was read alone: closing tells nothing.
@@ -458,18 +463,7 @@ impl Inner {
             entry.loading_count += 1;
             entry.map.upgrade()
         };
-        let directory = self.directory.clone();
-        let load = move || {
-            let map = match known {
-                Some(map) => map,
-                None => map_segment(&directory, segment)?,
-            };
-            let start = usize::try_from(position).unwrap_or(usize::MAX).min(map.bytes().len());
-            let end = start.saturating_add(bytes).min(map.bytes().len());
-            map.populate(start..end)?;
-            Ok((map, start..end))
-        };
-        let loaded = self.context.helpers.run(Lane::Quick, load).await;
+        let loaded = self.populate(segment, known, position, bytes).await;
         let mut maps = self.maps.borrow_mut();
         // It is gone when the segment was removed meanwhile.
         let Some(entry) = maps.get_mut(&segment) else {
@@ -481,6 +475,39 @@ impl Inner {
         let map = entry.map.upgrade().filter(|known| range.end <= known.bytes().len()).unwrap_or(map);
         entry.map = Arc::downgrade(&map);
         Ok(Window::Mapped(map, range))
+    }
+
+    /// Bring a range of a map, made now if there is none, into memory: at once, or piece by piece while the core commits.
+    async fn populate(
+        &self,
+        segment: SegmentNumber,
+        mut known: Option<Arc<Mapping>>,
+        position: u64,
+        bytes: usize,
+    ) -> Result<(Arc<Mapping>, Range<usize>), StorageError> {
+        let first = usize::try_from(position).unwrap_or(usize::MAX);
+        let mut done = 0;
+        loop {
+            let turn = self.context.load_turns.take().await;
+            let piece = turn.bytes_max().min(bytes - done);
+            let directory = self.directory.clone();
+            let load = move || {
+                let map = match known {
+                    Some(map) => map,
+                    None => map_segment(&directory, segment)?,
+                };
+                let [start, from, end] =
+                    [0, done, done + piece].map(|at| first.saturating_add(at).min(map.bytes().len()));
+                map.populate(from..end)?;
+                Ok((map, start..end))
+            };
+            let (map, range) = self.context.helpers.run(Lane::Quick, load).await?;
+            done += piece;
+            if done == bytes || range.end == map.bytes().len() {
+                return Ok((map, range));
+            }
+            known = Some(map);
+        }
     }
 
     /// Read from a segment that is still written: never by a map.

@@ -19,7 +19,7 @@ use crate::commit_round::CommitRound;
 use crate::config::{RuntimeConfig, partition_dir};
 use crate::context::CoreContext;
 use crate::core::{Core, own_partitions};
-use crate::disk::{DiskContext, DmaStorage};
+use crate::disk::{DiskContext, DmaStorage, LoadTurns};
 use crate::fatal::FatalOnPanic;
 use crate::helper::{HelperThreads, Helpers};
 use crate::limits::{CORE_COUNT_MAX, PREEMPT_MS, RING_DEPTH, RING_MEMORY_BYTES};
@@ -343,6 +343,7 @@ impl CoreSeed {
             ring,
             in_flight_count: Rc::clone(&in_flight_count),
             commit_round: Rc::clone(&commit_round),
+            load_turns: LoadTurns::new(Rc::clone(&commit_round)),
             sync_delay: Duration::from_millis(self.config.sync_delay_ms),
         };
         let opened = self.open(&disk);

@@ -21,11 +21,13 @@ pub(super) fn open(directory: &Path) -> (DmaStorage, HelperThreads) {
 
 fn open_delayed(directory: &Path, sync_delay: Duration) -> (DmaStorage, HelperThreads) {
     let (helpers, threads) = Helpers::start(1).expect("threads");
+    let commit_round = Rc::<CommitRound>::default();
     let context = DiskContext {
         helpers,
         ring: Rc::new(|| {}),
         in_flight_count: Rc::default(),
-        commit_round: Rc::default(),
+        load_turns: LoadTurns::new(Rc::clone(&commit_round)),
+        commit_round,
         sync_delay,
     };
     (DmaStorage::open(directory, DiskConfig::default(), context).expect("a directory"), threads)
@@ -224,6 +226,29 @@ async fn check_life_of_a_segment(directory: &Path, by_helper: bool) {
     assert_eq!(storage.0.context.in_flight_count.get(), 0);
     drop(storage);
     threads.join();
+}
+
+#[test]
+fn what_is_loaded_in_pieces_beside_commits_is_whole() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // No piece is like another.
+    let content: Vec<u8> = (0..129 * BLOCK_BYTES).map(|at| (at / 500) as u8).collect();
+    std::fs::write(directory.path().join(SEGMENT.file_name()), &content).expect("a segment");
+    on_core(async || {
+        let (mut storage, threads) = open(directory.path());
+        storage.0.context.commit_round.begin();
+        // The second one goes on behind the file's end.
+        for (first, count) in [(1, 100), (2, 400)] {
+            let (position, bytes) = (first * BLOCK_BYTES, count * BLOCK_BYTES);
+            for is_mapped in [false, true] {
+                let window = loaded(done(&mut storage, load(position as u64, bytes, true)).await);
+                assert_eq!(matches!(window, Window::Mapped(..)), is_mapped);
+                assert!(window.bytes() == &content[position..content.len().min(position + bytes)]);
+            }
+        }
+        drop(storage);
+        threads.join();
+    });
 }
 
 #[test]
