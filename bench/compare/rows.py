@@ -49,7 +49,7 @@ class Hub:
 HUB = Hub(
     protocols=("amqp", "mqtt"),
     settings="as it comes: 4 partitions, a token verified for each device, events kept for 7 days",
-    acknowledgement="written (O_DIRECT) and synced (O_DSYNC or fdatasync): durable",
+    acknowledgement="written (O_DIRECT) with O_DSYNC: durable",
 )
 
 

@@ -29,7 +29,6 @@ pub(crate) enum Preparing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Asked {
     CommitWrite,
-    CommitSync,
     Prepare(Header),
     Seal(SegmentNumber, Trailer),
     Load,
@@ -82,8 +81,7 @@ impl<B: Buffer> Log<B> {
         let Some(frozen) = self.writer.freeze() else { return };
         // The commit says so of itself, and recovery believes it.
         assert_eq!(frozen.first, self.committed, "everything before a commit is durable when it goes out");
-        // A commit of one write is durable with it. Two go out side by side, and are worth one sync.
-        let durable = frozen.writes.len() == 1;
+        // Two writes go out side by side, each durable by itself: a sync behind both would be one more trip to the kernel.
         let mut writes = Vec::with_capacity(frozen.writes.len());
         for write in frozen.writes {
             let id = self.ask(Asked::CommitWrite);
@@ -94,14 +92,14 @@ impl<B: Buffer> Log<B> {
                 position: write.position,
                 buffer: write.buffer,
                 bytes: write.bytes,
-                durable,
+                durable: true,
             });
         }
         if let Some(window) = frozen.window {
             self.tail.push(window);
         }
         let (segment, end, placed) = (frozen.segment, frozen.end, frozen.placed);
-        self.writer.in_flight = Some(InFlight { segment, end, placed, writes, durable });
+        self.writer.in_flight = Some(InFlight { segment, end, placed, writes });
     }
 
     fn plan_prepare(&mut self) {
@@ -217,7 +215,6 @@ impl<B: Buffer> Log<B> {
         let (id, asked) = self.asked.swap_remove(at);
         match asked {
             Asked::CommitWrite => self.write_done(id, done.result.map(drop)),
-            Asked::CommitSync => self.sync_done(done.result.map(drop)),
             Asked::Prepare(header) => self.prepare_done(header, done.result.map(drop)),
             Asked::Seal(segment, trailer) => self.seal_done(segment, trailer, done.result.map(drop)),
             Asked::Load => {
@@ -239,22 +236,9 @@ impl<B: Buffer> Log<B> {
         }
         let Some(commit) = &mut self.writer.in_flight else { return };
         commit.writes.retain(|write| *write != id);
-        let (segment, durable) = (commit.segment, commit.durable);
-        if !commit.writes.is_empty() {
-            return;
+        if commit.writes.is_empty() {
+            self.commit_done();
         }
-        if durable {
-            return self.commit_done();
-        }
-        let id = self.ask(Asked::CommitSync);
-        self.actions.push_back(LogAction::Sync { id, segment });
-    }
-
-    fn sync_done(&mut self, result: Result<(), StorageError>) {
-        if let Err(error) = result {
-            return self.latch(error);
-        }
-        self.commit_done();
     }
 
     /// The commit on its way is durable.

@@ -223,10 +223,8 @@ pub(crate) struct InFlight {
     pub(crate) segment: SegmentNumber,
     pub(crate) end: Offset,
     pub(crate) placed: u64,
-    /// Writes that were not answered yet.
+    /// Writes that were not answered yet; each is durable when it is.
     pub(crate) writes: Vec<ActionId>,
-    /// They are durable when they are answered.
-    pub(crate) durable: bool,
 }
 
 /// The write side of a log: one buffer that fills, at most one full one that waits, at most one commit on its way.

@@ -18,7 +18,7 @@
 //! // A batch of two records, the second one in two parts. It is there whole after a crash, or not at all.
 //! let first = log.append(&[&[b"one"], &[b"tw", b"o"]], now.wall_ms)?;
 //! assert_eq!(log.committed(), Offset(0)); // not durable yet
-//! drive(&mut log, &mut storage); // one write, one sync
+//! drive(&mut log, &mut storage); // one durable write
 //! assert_eq!(log.committed(), Offset(2));
 //!
 //! if let Read::Records(slice) = log.read(first, ReadLimit::default())? {
