@@ -235,7 +235,6 @@ impl Inner {
                 return self.load_sealed(segment, position, bytes).await.map(Completed::Loaded);
             }
             LogAction::Load { segment, position, bytes, sealed: false, .. } => {
-                let _turn = self.context.load_turns.take().await;
                 return self.load_active(segment, position, bytes).await.map(Completed::Loaded);
             }
             LogAction::Remove { segment, .. } => {
@@ -518,15 +517,13 @@ impl Inner {
         bytes: usize,
     ) -> Result<Window<DmaBlock>, StorageError> {
         if let SegmentHandle::Ring(file) = self.handle(segment).await? {
-            match file.plain.read_at_aligned(position, bytes).await {
-                Ok(read) => {
-                    let filled = read.len().min(bytes);
-                    return Ok(Window::Buffer(Rc::new(DmaBlock::from_read(read)), 0..filled));
-                }
+            match self.context.load_turns.read(&file.plain, position, bytes).await {
+                Ok((block, filled)) => return Ok(Window::Buffer(Rc::new(block), 0..filled)),
                 Err(error) if refuses_direct(&error) => {}
                 Err(error) => return Err(failed(Operation::Read, &error)),
             }
         }
+        let _turn = self.context.load_turns.take().await;
         let directory = self.directory.clone();
         let read = move || {
             let mut buffer = AlignedBuffer::allocate(bytes);

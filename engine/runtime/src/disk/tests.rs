@@ -240,8 +240,9 @@ fn what_is_loaded_in_pieces_beside_commits_is_whole() {
         // The second one goes on behind the file's end.
         for (first, count) in [(1, 100), (2, 400)] {
             let (position, bytes) = (first * BLOCK_BYTES, count * BLOCK_BYTES);
-            for is_mapped in [false, true] {
-                let window = loaded(done(&mut storage, load(position as u64, bytes, true)).await);
+            // Of a segment that is still written, then of a sealed one: directly, and when it is asked for again by a map.
+            for (sealed, is_mapped) in [(false, false), (true, false), (true, true)] {
+                let window = loaded(done(&mut storage, load(position as u64, bytes, sealed)).await);
                 assert_eq!(matches!(window, Window::Mapped(..)), is_mapped);
                 assert!(window.bytes() == &content[position..content.len().min(position + bytes)]);
             }
